@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class HouseError(ValueError):
+class HouseError(Exception):
     """A user's mistake.
 
     The message is complete in itself: whoever prints it prints nothing else, no traceback.

@@ -1,0 +1,77 @@
+"""Values that our configs compute: `${house.NAME:...}`.
+
+A resolver runs when a command resolves its config, which is before anything is built: that is where
+users' mistakes in paths, data and trim are found. Importing this module costs nothing beyond OmegaConf.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from anemoi_house.errors import HouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def register() -> None:
+    """Register our resolvers with OmegaConf; again makes no difference."""
+    for name, resolver in (
+        ("path_of", path_of),
+        ("nested", nested),
+        ("build_graph", build_graph),
+        ("slurm_gpus_per_node", slurm_gpus_per_node),
+    ):
+        OmegaConf.register_new_resolver(f"house.{name}", _with_message(resolver), replace=True)
+
+
+def path_of(variable: str, key: str) -> str:
+    """`${house.path_of:VARIABLE,key}`: a path that users set once, by environment variable or override."""
+    if path := os.environ.get(variable):
+        return path
+    raise HouseError(
+        f"{key} is not set. Say where the dataset is: `export {variable}=/path/to/it.zarr`, once, or `{key}=...` on "
+        "the command line. Without data of your own: `anemoi-house sample sample` and a config that ends in _sample."
+    )
+
+
+def nested(cutout: DictConfig, *, _root_: DictConfig) -> DictConfig:
+    """`${house.nested:${dataloader.nested}}`: the cutout with its trim in cells, once all that it names is checked."""
+    from anemoi_house.nested import checked_cutout
+
+    return OmegaConf.create(checked_cutout(OmegaConf.to_container(cutout, resolve=True), _root_))
+
+
+def build_graph(*, _root_: DictConfig) -> bool:
+    """`${house.build_graph:}`: whether the graph file is missing, or made from other settings or data."""
+    from anemoi_house.nested import graph_to_build
+
+    return graph_to_build(_root_)
+
+
+def slurm_gpus_per_node() -> int:
+    """`${house.slurm_gpus_per_node:}`: GPUs per node of the SLURM job, 1 outside of one."""
+    asked = os.environ.get("SLURM_GPUS_PER_NODE") or "1"
+    number = asked.rpartition(":")[2]  # `a100:4`
+    if not number.isdigit():
+        raise HouseError(f"SLURM_GPUS_PER_NODE is '{asked}', which is no number of GPUs; set num_gpus_per_node.")
+    return int(number)
+
+
+def _with_message(resolver: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a user's mistake through OmegaConf as the message that it is."""
+
+    @wraps(resolver)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return resolver(*args, **kwargs)
+        except HouseError as mistake:
+            from anemoi_house.command_errors import ResolverError
+
+            raise ResolverError(str(mistake)) from None
+
+    return call

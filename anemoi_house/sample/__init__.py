@@ -1,0 +1,1 @@
+"""A sample atmosphere on the grids of the nested experiments, and the two datasets built from it."""

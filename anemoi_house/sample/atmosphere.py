@@ -1,0 +1,389 @@
+r"""The sample atmosphere: every variable of the nested experiments as a function of place and time.
+
+One atmosphere, sampled on any points: two grids that share a point get the same values there. It is a sum of
+travelling waves on a zonal mean, so that the state six hours on follows from two states, and nothing in it is
+random. With latitude :math:`\varphi`, longitude :math:`\lambda`, :math:`s = \ln(1000\,\mathrm{hPa}/p)` and time
+:math:`t`:
+
+Geopotential height (m)
+    .. math:: h = Z(s) + D(s)\,(\cos^2\varphi - 2/3)
+              + \sum_w a_w V_w(s)\, E_w(\varphi, \lambda) \cos(m_w\lambda + n_w\varphi - \omega_w t + \chi_w + \tau_w s)
+
+    - *planetary and synoptic waves*: whole zonal wavenumbers 2 to 9, each with its own phase speed; they lean
+      westward with height;
+    - *advected structure*: wavenumbers 10 to 16, all carried by one solid-body westerly rotation;
+    - *mesoscale structure*: wavelengths of 450 to 900 km, moving mostly eastward at 3 to 4 m/s, under a window
+      that is zero outside the contiguous US: finer than a global grid of four degrees, and gone where the LAM ends.
+
+Temperature (K)
+    Hydrostatic, :math:`t = (g/R)\,\partial h/\partial s`, plus a mesoscale part of its own of some tenths of a kelvin.
+Wind (m/s)
+    Geostrophic, :math:`u = -gF\,\partial h/\partial y`, :math:`v = gF\,\partial h/\partial x`, with
+    :math:`F = f/(f^2 + f_0^2)` in place of :math:`1/f`, which keeps the wind finite at the equator.
+Vertical velocity (m/s)
+    The waves of `h`, a quarter of a wavelength ahead: air rises east of the troughs, most in the middle troposphere.
+Specific humidity (kg/kg)
+    Relative humidity, higher where air rises and lower aloft, times the saturation value of `t` (Bolton, 1980,
+    Monthly Weather Review 108, p. 1046-1053, eq. 10).
+Surface
+    `orog` is a sum of smooth mountains, `lsm` a set of wavy ellipses; `sp` is hydrostatic from the height of 1000 hPa
+    down or up to `orog`; `t2m` and `t_surface` follow the lowest level, `orog` and the local hour; `u10 v10 u80 v80`
+    are the wind of the lowest level, slowed more over land; `accum_tp` (kg/m2 in 6 h) goes with the rising part of
+    `w_700` times `q_850`.
+
+numpy alone: nothing here knows of datasets or of anemoi.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+REVISION = 1
+"""Raised when a formula changes, so that a sample of an older atmosphere is not taken for one of this."""
+
+EPOCH = datetime(2020, 1, 1)
+"""Time zero of the waves, UTC."""
+
+LEVELS_HPA = (100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+LEVEL_PARAMETERS = ("gh", "u", "v", "w", "t", "q")
+SURFACE_VARIABLES = ("sp", "u10", "v10", "t2m", "t_surface", "sh2", "u80", "v80", "accum_tp", "lsm", "orog")
+
+UNITS = {
+    **{"gh": "m", "u": "m s**-1", "v": "m s**-1", "w": "m s**-1", "t": "K", "q": "kg kg**-1"},
+    **{"sp": "Pa", "u10": "m s**-1", "v10": "m s**-1", "t2m": "K", "t_surface": "K", "sh2": "kg kg**-1"},
+    **{"u80": "m s**-1", "v80": "m s**-1", "accum_tp": "kg m**-2", "lsm": "(0 - 1)", "orog": "m"},
+}
+"""Units of the parameters of `LEVEL_PARAMETERS` and of `SURFACE_VARIABLES`."""
+
+RADIUS_M = 6371229.0
+GRAVITY = 9.80665
+GAS_CONSTANT = 287.04
+ROTATION = 7.292e-5
+F0 = 2 * ROTATION * math.sin(math.radians(15))
+"""Coriolis parameter at 15 degrees: equatorward of it the wind departs from geostrophy."""
+
+WINDOW_LATITUDE, WINDOW_LONGITUDE = 38.5, 262.5
+WINDOW_HALF_X_M, WINDOW_HALF_Y_M = 2.4e6, 1.4e6
+"""Centre (degrees) and half axes of the window of the mesoscale structure; it lies inside both LAM grids."""
+
+_DAY_S = 86400.0
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Wave:
+    """One travelling wave of the geopotential height.
+
+    Attributes
+    ----------
+    zonal, meridional : float
+        Wavenumbers m and n: radians of phase per radian of longitude and of latitude.
+    frequency : float
+        Radians per second; a crest moves towards increasing `zonal * longitude + meridional * latitude`.
+    amplitude : float
+        Metres, at 500 hPa or so.
+    mesoscale : bool
+        Under the window over the contiguous US instead of the global envelope.
+    """
+
+    zonal: float
+    meridional: float
+    frequency: float
+    amplitude: float
+    mesoscale: bool = False
+
+
+def _synoptic(zonal: int, meridional: float, period_days: float, amplitude: float) -> Wave:
+    return Wave(zonal, meridional, 2 * math.pi / (period_days * _DAY_S), amplitude)
+
+
+def _advected(zonal: int, meridional: float, amplitude: float, speed: float = 12.0) -> Wave:
+    """Wave that a solid-body rotation of `speed` (m/s at the equator) carries along."""
+    return Wave(zonal, meridional, zonal * speed / RADIUS_M, amplitude)
+
+
+def _mesoscale(wavelength_km: float, direction: float, speed: float, amplitude: float) -> Wave:
+    """Wave under the window, with its wave vector `direction` degrees north of east at the window's centre."""
+    wavenumber = 2 * math.pi / (wavelength_km * 1000)
+    x, y = wavenumber * math.cos(math.radians(direction)), wavenumber * math.sin(math.radians(direction))
+    parallel_m = RADIUS_M * math.cos(math.radians(WINDOW_LATITUDE))
+    return Wave(x * parallel_m, y * RADIUS_M, wavenumber * speed, amplitude, mesoscale=True)
+
+
+WAVES = (
+    _synoptic(2, 3, -8.0, 36),
+    _synoptic(3, -4, 9.0, 38),
+    _synoptic(4, 3, 5.9, 40),
+    _synoptic(5, -5, 4.9, 46),
+    _synoptic(6, 4, 4.3, 46),
+    _synoptic(7, -3, 3.9, 40),
+    _synoptic(8, 5, 3.5, 32),
+    _synoptic(9, -4, 3.3, 24),
+    _advected(10, 6, 9.0),
+    _advected(12, -8, 7.5),
+    _advected(14, 5, 6.0),
+    _advected(16, -7, 5.0),
+    _mesoscale(450, 10, 3.0, 2.2),
+    _mesoscale(520, 50, 3.2, 2.5),
+    _mesoscale(600, -30, 3.4, 2.8),
+    _mesoscale(680, 25, 3.6, 3.1),
+    _mesoscale(780, 70, 3.8, 3.5),
+    _mesoscale(900, -10, 4.0, 4.0),
+)
+
+# Phases spread evenly by the golden ratio: fixed numbers, without a generator whose stream may change.
+_PHASES = 2 * math.pi * ((np.arange(len(WAVES)) + 1) * _GOLDEN % 1)
+_MESOSCALE = np.array([wave.mesoscale for wave in WAVES])
+_AMPLITUDES = np.array([wave.amplitude for wave in WAVES])
+_FREQUENCIES = np.array([wave.frequency for wave in WAVES])
+_TILTS = np.where(_MESOSCALE, 0.0, 0.7)
+# Metres per unit of s: 0.45 K for each mesoscale wave at 1000 hPa.
+_MESOSCALE_WARMTH = 0.45 * GAS_CONSTANT / GRAVITY
+
+_S = np.log(1000.0 / np.array(LEVELS_HPA))
+
+# latitude, longitude, half widths (degrees of arc), height (m)
+_MOUNTAINS = (
+    (47.0, 244.0, 7.0, 4.5, 1700.0),  # Rockies, north
+    (38.5, 252.5, 6.5, 5.5, 2400.0),  # Rockies, south
+    (36.5, 280.0, 4.0, 2.5, 550.0),  # Appalachians
+    (-20.0, 291.5, 16.0, 3.0, 3300.0),  # Andes
+    (33.0, 88.0, 7.0, 13.0, 4600.0),  # Tibet
+    (74.0, 320.0, 8.0, 6.0, 2600.0),  # Greenland
+    (-90.0, 0.0, 14.0, 14.0, 2800.0),  # Antarctica
+    (46.0, 10.0, 2.5, 5.0, 1300.0),  # Alps
+    (5.0, 37.0, 12.0, 5.0, 1400.0),  # East Africa
+)
+
+# latitude, longitude, half axes (degrees of latitude, of longitude)
+_CONTINENTS = (
+    (47.0, 261.0, 22.0, 34.0),  # North America
+    (-15.0, 300.0, 27.0, 19.0),  # South America
+    (5.0, 20.0, 29.0, 24.0),  # Africa
+    (52.0, 80.0, 24.0, 78.0),  # Eurasia
+    (-25.0, 134.0, 12.0, 19.0),  # Australia
+    (74.0, 320.0, 9.0, 22.0),  # Greenland
+    (-90.0, 0.0, 19.0, 1e9),  # Antarctica
+)
+
+
+def variable_names() -> list[str]:
+    """Names of the 83 variables that the atmosphere makes: levels like `gh_500` first, then the surface."""
+    return [f"{name}_{level}" for name in LEVEL_PARAMETERS for level in LEVELS_HPA] + list(SURFACE_VARIABLES)
+
+
+def saturation(temperature: ArrayLike, pressure_pa: ArrayLike) -> Floats:
+    """Specific humidity (kg/kg) of air saturated over water (Bolton, 1980), for K and Pa."""
+    celsius = np.asarray(temperature, dtype=np.float64) - 273.15
+    vapour_pa = 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
+    return 0.622 * vapour_pa / np.maximum(np.asarray(pressure_pa, dtype=np.float64) - 0.378 * vapour_pa, vapour_pa)
+
+
+def inverse_coriolis(latitudes: ArrayLike) -> Floats:
+    """F = f / (f^2 + f0^2) in seconds: 1/f away from the equator, zero on it."""
+    f = 2 * ROTATION * np.sin(np.deg2rad(np.asarray(latitudes, dtype=np.float64)))
+    return f / (f**2 + F0**2)
+
+
+def window(latitudes: ArrayLike, longitudes: ArrayLike) -> Floats:
+    """Weight of the mesoscale structure: 1 in the middle of the contiguous US, exactly 0 outside an ellipse.
+
+    Parameters
+    ----------
+    latitudes, longitudes : array_like, shape (...)
+        Degrees.
+
+    Returns
+    -------
+    ndarray, shape (...)
+    """
+    return _window(*_radians(latitudes, longitudes))[0]
+
+
+def _radians(latitudes: ArrayLike, longitudes: ArrayLike) -> tuple[Floats, Floats]:
+    """Latitude, and longitude within half a turn of the window's centre: broken wavenumbers jump at the half turn."""
+    lat = np.deg2rad(np.asarray(latitudes, dtype=np.float64))
+    lon = np.asarray(longitudes, dtype=np.float64)
+    return lat, np.deg2rad((lon - WINDOW_LONGITUDE + 180) % 360 - 180)
+
+
+def _window(phi: Floats, lam: Floats) -> tuple[Floats, Floats, Floats]:
+    """Window and its derivatives by longitude and latitude (per radian)."""
+    x_scale = RADIUS_M * math.cos(math.radians(WINDOW_LATITUDE)) / WINDOW_HALF_X_M
+    y_scale = RADIUS_M / WINDOW_HALF_Y_M
+    x, y = lam * x_scale, (phi - math.radians(WINDOW_LATITUDE)) * y_scale
+    inside = np.maximum(1 - x**2 - y**2, 0)
+    slope = -6 * inside**2
+    return inside**3, slope * x * x_scale, slope * y * y_scale
+
+
+def _global_envelope(phi: Floats) -> tuple[Floats, Floats, Floats]:
+    """Envelope of the global waves, about 1 in mid-latitudes and 0 at the poles, and its derivatives."""
+    cos2, sin2 = np.cos(phi) ** 2, np.sin(phi) ** 2
+    return cos2 * (1 + 6 * sin2) / 2, np.zeros_like(phi), np.sin(2 * phi) * (6 * cos2 - 6 * sin2 - 1) / 2
+
+
+def _mean_profile(s: Floats) -> tuple[Floats, Floats]:
+    """Height Z (m) of the mean atmosphere and its hydrostatic temperature (K)."""
+    temperature = 286.0 - 55.6 * s + 9.435 * s**2
+    return 110.0 + GAS_CONSTANT / GRAVITY * (286.0 * s - 27.8 * s**2 + 3.145 * s**3), temperature
+
+
+def _contrast(s: Floats) -> tuple[Floats, Floats]:
+    """Height difference D (m) between equator and pole, and its derivative by s."""
+    return 100.0 + 1050.0 * s - 250.0 * s**2, 1050.0 - 500.0 * s
+
+
+def _vertical(s: Floats) -> tuple[Floats, Floats]:
+    """Amplitude V of each wave on each level and its derivative by s, each of shape (levels, waves)."""
+    s = s[:, None]
+    deep, deep_slope = 0.45 + 1.1 * s - 0.4 * s**2, 1.1 - 0.8 * s
+    shallow = np.exp(-s)
+    return np.where(_MESOSCALE, shallow, deep), np.where(_MESOSCALE, -shallow, deep_slope)
+
+
+class Atmosphere:
+    """The sample atmosphere on given points.
+
+    What does not depend on time is computed once; a state is then a few matrix products.
+
+    Parameters
+    ----------
+    latitudes, longitudes : array_like, shape (...)
+        Degrees.
+    """
+
+    def __init__(self, latitudes: ArrayLike, longitudes: ArrayLike) -> None:
+        self.shape = np.shape(latitudes)
+        self._latitudes = np.asarray(latitudes, dtype=np.float64).ravel()
+        self._longitudes = np.asarray(longitudes, dtype=np.float64).ravel()
+        self._phi, self._lam = _radians(self._latitudes, self._longitudes)
+        self._coriolis = inverse_coriolis(self._latitudes)
+        self._value, self._east, self._north = self._basis()
+        self._land = self._land_sea_mask()
+        self._orography = self._mountains()
+
+    def _basis(self) -> tuple[Floats, Floats, Floats]:
+        """Each wave's envelope times cosine and sine at time zero, and the derivatives eastward and northward.
+
+        Each of shape (2 waves, points): all the cosines, then all the sines; derivatives per metre.
+        """
+        # cos(latitude) is 0 at a pole, where every envelope falls faster than it.
+        parallel_m = RADIUS_M * np.maximum(np.cos(self._phi), 1e-9)
+        envelopes = {False: _global_envelope(self._phi), True: _window(self._phi, self._lam)}
+        size = (2, len(WAVES), len(self._phi))
+        value, east, north = np.empty(size), np.empty(size), np.empty(size)
+        for index, wave in enumerate(WAVES):
+            envelope, by_lam, by_phi = envelopes[wave.mesoscale]
+            phase = wave.zonal * self._lam + wave.meridional * self._phi + _PHASES[index]
+            cos, sin = np.cos(phase), np.sin(phase)
+            for row, (harmonic, slope) in enumerate(((cos, -sin), (sin, cos))):
+                value[row, index] = envelope * harmonic
+                east[row, index] = (by_lam * harmonic + envelope * wave.zonal * slope) / parallel_m
+                north[row, index] = (by_phi * harmonic + envelope * wave.meridional * slope) / RADIUS_M
+        flat = (2 * len(WAVES), len(self._phi))
+        return value.reshape(flat), east.reshape(flat), north.reshape(flat)
+
+    def _mountains(self) -> Floats:
+        height = np.zeros_like(self._phi)
+        for lat, lon, half_lat, half_lon, top in _MOUNTAINS:
+            dx = ((self._longitudes - lon + 180) % 360 - 180) * np.cos(self._phi)
+            height += top * np.exp(-(((self._latitudes - lat) / half_lat) ** 2) - (dx / half_lon) ** 2)
+        # The tails of the bells would go on as ever smaller numbers around the globe.
+        height[height < 0.01] = 0
+        # Ridges some 500 km apart, finer than a coarse global grid, wherever there are mountains.
+        return height * (1 + 0.2 * np.cos(60 * self._lam + 20 * self._phi))
+
+    def _land_sea_mask(self) -> Floats:
+        shore = 1 + 0.15 * np.sin(9 * self._lam) * np.cos(11 * self._phi)
+        land = np.zeros(len(self._phi), dtype=bool)
+        for lat, lon, half_lat, half_lon in _CONTINENTS:
+            dx = (self._longitudes - lon + 180) % 360 - 180
+            land |= ((self._latitudes - lat) / half_lat) ** 2 + (dx / half_lon) ** 2 < shore
+        return land.astype(np.float64)
+
+    def state(self, valid_time: datetime) -> dict[str, Floats]:
+        """All variables at one time.
+
+        Parameters
+        ----------
+        valid_time : datetime
+            UTC, without a time zone.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Every name of `variable_names`, in that order; each array has the shape of the points.
+        """
+        seconds = (valid_time - EPOCH).total_seconds()
+        vertical, slope = _vertical(_S)
+        angle = _TILTS * _S[:, None] - _FREQUENCIES * seconds
+        cos, sin = np.cos(angle), np.sin(angle)
+        # cos(base + angle) = cos(base) cos(angle) - sin(base) sin(angle): weights of the two halves of the basis.
+        height = _AMPLITUDES * vertical
+        by_s_cos = _AMPLITUDES * slope
+        by_s_sin = vertical * np.where(_MESOSCALE, _MESOSCALE_WARMTH, -_AMPLITUDES * _TILTS)
+        weights = np.concatenate([height * cos, -height * sin], axis=1)
+        by_s = np.concatenate([by_s_cos * cos + by_s_sin * sin, by_s_sin * cos - by_s_cos * sin], axis=1)
+        lift = _lift(_S)[:, None] * np.sqrt(_AMPLITUDES)
+        ahead = np.concatenate([-lift * sin, -lift * cos], axis=1)
+
+        shape_of_mean = np.cos(self._phi) ** 2 - 2 / 3
+        mean, mean_temperature = _mean_profile(_S)
+        contrast, contrast_slope = _contrast(_S)
+        mean_north = -np.sin(2 * self._phi) / RADIUS_M
+
+        gh = weights @ self._value + contrast[:, None] * shape_of_mean + mean[:, None]
+        u = -GRAVITY * self._coriolis * (weights @ self._north + contrast[:, None] * mean_north)
+        v = GRAVITY * self._coriolis * (weights @ self._east)
+        t = by_s @ self._value + contrast_slope[:, None] * shape_of_mean
+        t = t * (GRAVITY / GAS_CONSTANT) + mean_temperature[:, None]
+        w = ahead @ self._value
+        q = self._humidity(w, t)
+
+        levels = {"gh": gh, "u": u, "v": v, "w": w, "t": t, "q": q}
+        fields = {f"{name}_{p}": levels[name][k] for name in LEVEL_PARAMETERS for k, p in enumerate(LEVELS_HPA)}
+        fields |= self._surface(fields, valid_time)
+        return {name: fields[name].reshape(self.shape) for name in variable_names()}
+
+    def _humidity(self, w: Floats, t: Floats) -> Floats:
+        moist = 0.55 * np.exp(-0.5 * _S)[:, None]
+        pressure = 100.0 * np.array(LEVELS_HPA)[:, None]
+        return moist * (1 + 0.6 * np.tanh(w / 0.03)) * saturation(t, pressure)
+
+    def _surface(self, fields: dict[str, Floats], valid_time: datetime) -> dict[str, Floats]:
+        land, orog = self._land, self._orography
+        hour = valid_time.hour + valid_time.minute / 60 + self._longitudes / 15
+        # Warmest at three in the afternoon.
+        daily = land * np.cos(self._phi) * np.cos((hour - 15) / 24 * 2 * math.pi)
+        lowest = fields["t_1000"] - 0.0065 * orog
+        t2m = lowest + 4.0 * daily
+        layer_mean = (fields["t_1000"] + lowest) / 2
+        sp = 1e5 * np.exp((fields["gh_1000"] - orog) * GRAVITY / (GAS_CONSTANT * layer_mean))
+        humidity = 0.55 * (1 + 0.6 * np.tanh(fields["w_925"] / 0.03)) + 0.1 * (1 - land)
+        slow10, slow80 = 0.8 - 0.2 * land, 0.95 - 0.1 * land
+        return {
+            "sp": sp,
+            "u10": slow10 * fields["u_1000"],
+            "v10": slow10 * fields["v_1000"],
+            "t2m": t2m,
+            "t_surface": lowest + 7.0 * daily,
+            "sh2": humidity * saturation(t2m, sp),
+            "u80": slow80 * fields["u_1000"],
+            "v80": slow80 * fields["v_1000"],
+            "accum_tp": 3e4 * np.maximum(fields["w_700"], 0) * fields["q_850"],
+            "lsm": land,
+            "orog": orog,
+        }
+
+
+def _lift(s: Floats) -> Floats:
+    """Vertical velocity (m/s) per root of a wave's amplitude in metres: none at the ground and little at 100 hPa."""
+    return 0.0012 * np.sin(math.pi * (s + 0.05) / 2.4)

@@ -1,0 +1,91 @@
+"""The source `house-sample` of anemoi-datasets: the sample atmosphere as in-memory fields."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from anemoi.datasets.create.source import Source
+from earthkit.data.core.metadata import RawMetadata
+from earthkit.data.indexing.fieldlist import SimpleFieldList
+from earthkit.data.sources.array_list import ArrayField
+from earthkit.data.utils.metadata.dict import UserGeography
+
+from anemoi_house.errors import HouseError
+from anemoi_house.sample.atmosphere import LEVEL_PARAMETERS, UNITS, Atmosphere
+from anemoi_house.sample.build import GRIDS, PARTS
+
+
+class HouseSampleSource(Source):
+    """Fields of the sample atmosphere on one part of a sample grid.
+
+    Parameters
+    ----------
+    context : Any
+        Of anemoi-datasets.
+    grid : str
+        A name of `anemoi_house.sample.build.GRIDS`.
+    part : str
+        `lam` or `global`.
+    """
+
+    def __init__(self, context: Any, grid: str, part: str) -> None:
+        super().__init__(context)
+        if grid not in GRIDS:
+            raise HouseError(f"house-sample: grid: {grid!r} is not one of {', '.join(GRIDS)}")
+        if part not in PARTS:
+            raise HouseError(f"house-sample: part: {part!r} is not one of {', '.join(PARTS)}")
+        self.grid, self.part = grid, part
+
+    def execute_valid_dates(self, argument: Any) -> SimpleFieldList:
+        """All 83 fields of each date, as float32 arrays with the two-dimensional shape of the grid."""
+        atmosphere, geography, spacing = _sampled(self.grid, self.part)
+        return SimpleFieldList(
+            [
+                ArrayField(values.astype(np.float32), _Metadata(_description(name, date, spacing), geography))
+                for date in argument
+                for name, values in atmosphere.state(date).items()
+            ]
+        )
+
+
+@lru_cache(maxsize=1)
+def _sampled(grid: str, part: str) -> tuple[Atmosphere, UserGeography, str]:
+    """Atmosphere on the points of a grid: the waves are laid out once for all groups of dates."""
+    lat, lon = GRIDS[grid].points(part)
+    geography = UserGeography({"latitudes": lat, "longitudes": lon}, shape=lat.shape)
+    return Atmosphere(lat, lon), geography, GRIDS[grid].spacing(part)
+
+
+def _description(name: str, date: Any, spacing: str) -> dict[str, Any]:
+    """Metadata of one field, under the names that anemoi-datasets asks for."""
+    param, _, level = name.rpartition("_")
+    common = {"valid_datetime": date.isoformat(), "resolution": spacing}
+    if param in LEVEL_PARAMETERS and level.isdigit():
+        return {"param": param, "levelist": int(level), "levtype": "pl", "units": UNITS[param], **common}
+    surface = {"param": name, "levtype": "sfc", "units": UNITS[name], **common}
+    if name == "accum_tp":
+        surface |= {"startStep": 0, "endStep": 6, "stepTypeForConversion": "accum"}
+    return surface
+
+
+class _Metadata(RawMetadata):
+    """Metadata with a geography, which earthkit's own in-memory class would copy into every field's dictionary."""
+
+    def __init__(self, description: dict[str, Any], geography: UserGeography) -> None:
+        super().__init__(description)
+        self._geography = geography
+
+    @property
+    def geography(self) -> UserGeography:
+        return self._geography
+
+    def namespaces(self) -> list[str]:
+        return ["default"]
+
+    def as_namespace(self, namespace: str | None = None) -> dict[str, Any]:
+        """Keys that describe the variable; anemoi-datasets stores them as `variables_metadata[...].mars`."""
+        if namespace != "default":
+            return {}
+        return {key: self[key] for key in ("param", "levtype", "levelist") if key in self}

@@ -1,0 +1,186 @@
+"""Strict schemas of our classes, and the one function that lets anemoi-training's validation accept them.
+
+anemoi-training validates its config with closed unions: a builder, post-processor, scaler or logger that
+is not one of its own is refused. `register` adds ours as further members of these unions. Everything else
+stays closed: a foreign target, or a mistyped key of ours, is refused as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from anemoi.training.schemas.diagnostics import MlflowSchema
+from anemoi.utils.schemas import BaseModel
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+
+from anemoi_house.command_errors import CommandError
+from anemoi_house.errors import HouseError
+from anemoi_house.graphs.coverage import parse_neighbours
+
+
+class HouseModel(BaseModel):
+    """Base of our schemas: what is wrong with a setting of ours is said in one message."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_message(cls, values: Any, handler: Callable[[Any], Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as errors:
+            # A plain union tries every member on everybody's settings: what is not ours is not ours to explain.
+            if not isinstance(values, Mapping) or values.get("_target_") not in targets(cls):
+                raise
+            raise CommandError("\n".join(_explain(cls, error) for error in errors.errors())) from None
+
+
+class BoundaryAwareKNNEdgesSchema(HouseModel):
+    """Settings of `anemoi_house.graphs.BoundaryAwareKNNEdges`."""
+
+    target_: Literal["anemoi_house.graphs.BoundaryAwareKNNEdges"] = Field(..., alias="_target_")
+    num_nearest_neighbours: Any
+    "Data nodes that each hidden node picks, or `auto` for the smallest number that keeps the promise."
+    boundary_width_km: PositiveFloat = 1000.0
+    "Width of the zone around the LAM in which no data node may be isolated."
+    lam_mask_attr_name: str = "cutout_mask"
+    "Node attribute that marks the LAM."
+    floor: PositiveInt = 12
+    "Number of neighbours from which `auto` looks."
+    ceiling: PositiveInt = 64
+    "Number of neighbours up to which `auto` looks."
+    source_mask_attr_name: str | None = None
+    "Mask on the source nodes."
+    target_mask_attr_name: str | None = None
+    "Mask on the target nodes."
+
+    @field_validator("num_nearest_neighbours")
+    @classmethod
+    def _neighbours(cls, value: Any) -> Any:
+        return _as_value_error(parse_neighbours, value, auto=True)
+
+
+class CoveringKNNEdgesSchema(HouseModel):
+    """Settings of `anemoi_house.graphs.CoveringKNNEdges`."""
+
+    target_: Literal["anemoi_house.graphs.CoveringKNNEdges"] = Field(..., alias="_target_")
+    num_nearest_neighbours: Any
+    "Data nodes that each hidden node picks, before the rest is covered."
+    source_mask_attr_name: str | None = None
+    "Mask on the source nodes."
+    target_mask_attr_name: str | None = None
+    "Mask on the target nodes."
+
+    @field_validator("num_nearest_neighbours")
+    @classmethod
+    def _neighbours(cls, value: Any) -> Any:
+        return _as_value_error(parse_neighbours, value, auto=False)
+
+
+class GraphRecordSchema(HouseModel):
+    """Settings of `anemoi_house.graphs.GraphRecord`."""
+
+    target_: Literal["anemoi_house.graphs.GraphRecord"] = Field(..., alias="_target_")
+    data_name: str = "data"
+    "Name of the data nodes."
+    hidden_name: str = "hidden"
+    "Name of the hidden nodes."
+    lam_mask_attr_name: str = "cutout_mask"
+    "Node attribute that marks the LAM."
+    boundary_width_km: PositiveFloat = 1000.0
+    "Width of the zone around the LAM by which isolated nodes are counted."
+
+
+class AreaReweightedScalerSchema(HouseModel):
+    """Settings of `anemoi_house.scalers.AreaReweightedScaler`."""
+
+    target_: Literal["anemoi_house.scalers.AreaReweightedScaler"] = Field(..., alias="_target_")
+    nodes_attribute_name: str
+    "Node attribute that holds the area weights."
+    scaling_mask_attribute_name: str
+    "Node attribute that marks the nodes of the given share."
+    weight_frac_of_total: float = Field(gt=0, lt=1)
+    "Share of the total weight on the marked nodes."
+    norm: Literal["unit-max", "unit-sum"] | None = None
+    "Normalisation of all weights."
+    inverse: bool = False
+    "As in the stock scaler."
+
+
+class LocalMLflowLoggerSchema(MlflowSchema):
+    """Settings of `anemoi_house.tracking.local.LocalMLflowLogger`: those of the stock logger, without a server."""
+
+    target_: Literal["anemoi_house.tracking.local.LocalMLflowLogger"] = Field(..., alias="_target_")
+    offline: Literal[False] = False
+    "A SQLite store is neither offline nor online."
+    authentication: Literal[False] = False
+    "There is no server to sign in to."
+    tracking_uri: Literal[None] = None
+    "The store is a file in `save_dir`."
+
+
+@cache
+def register() -> None:
+    """Let anemoi-training's validation accept our classes; once a process."""
+    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema
+    from anemoi.training.schemas.base_schema import BaseSchema
+    from anemoi.training.schemas.diagnostics import DiagnosticsSchema, LoggingSchema
+    from anemoi.training.schemas.training import SingleTrainingSchema
+
+    for model, field, members in (
+        (EdgeSchema, "edge_builders", (BoundaryAwareKNNEdgesSchema, CoveringKNNEdgesSchema)),
+        (BaseGraphSchema, "post_processors", (GraphRecordSchema,)),
+        (SingleTrainingSchema, "scalers", (AreaReweightedScalerSchema,)),
+        (LoggingSchema, "mlflow", (LocalMLflowLoggerSchema,)),
+    ):
+        info = model.model_fields[field]
+        if info.discriminator:  # pydantic keeps the discriminator of a union that is the whole field apart from it
+            info.annotation = Union[(*get_args(info.annotation), *members)]
+        else:
+            info.annotation = widened(info.annotation, members)
+    # From the inside out: a model copies the core schemas of its members when it is built.
+    for model in (EdgeSchema, BaseGraphSchema, SingleTrainingSchema, LoggingSchema, DiagnosticsSchema, BaseSchema):
+        model.model_rebuild(force=True)
+
+
+def widened(annotation: Any, members: tuple[type, ...]) -> Any:
+    """Annotation whose innermost union, inside lists and values of dicts, takes `members` too."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(widened(arguments[0], members), *arguments[1:])]
+    if origin is list:
+        return list[widened(arguments[0], members)]  # type: ignore[misc]
+    if origin is dict:
+        return dict[arguments[0], widened(arguments[1], members)]  # type: ignore[valid-type, misc]
+    if any(get_origin(argument) is dict for argument in arguments):  # a DatasetDict: with or without `datasets`
+        return Union[tuple(widened(argument, members) for argument in arguments)]
+    return Union[(*arguments, *members)]
+
+
+def targets(model: type[BaseModel]) -> tuple[str, ...]:
+    """Values of `_target_` that a schema is for."""
+    return get_args(model.model_fields["target_"].annotation)
+
+
+def _as_value_error(check: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a check of ours inside pydantic, which collects ValueErrors alone."""
+    try:
+        return check(*args, **kwargs)
+    except HouseError as mistake:
+        raise ValueError(str(mistake)) from None
+
+
+def _explain(model: type[BaseModel], error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    (name, *_) = targets(model)
+    keys = sorted(field.alias or key for key, field in model.model_fields.items())
+    if error["type"] == "extra_forbidden":
+        close = get_close_matches(key, keys, n=1)
+        meant = f"did you mean '{close[0]}'?" if close else f"it knows {', '.join(keys)}."
+        return f"{name} has no setting '{key}'; {meant}"
+    if error["type"] == "missing":
+        return f"{name} needs the setting '{key}'."
+    if error["type"] == "value_error":
+        return f"{name}: {error['ctx']['error']}"
+    return f"{name}: {key}: {error['input']!r} will not do: {error['msg']}."
