@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"anemoi-house {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_sample(commands)
+    _add_graph(commands)
     return parser
 
 
@@ -45,6 +47,55 @@ def _sample(arguments: argparse.Namespace) -> None:
 
     for path in build_sample(arguments.directory, arguments.grid, arguments.dates, overwrite=arguments.overwrite):
         print(path)
+
+
+def _add_graph(commands: argparse._SubParsersAction) -> None:
+    text = "Look at a graph, or find the number of neighbours for one."
+    group = commands.add_parser("graph", help=text, description=text)
+    verbs = group.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    text = "Nodes, edges, and the data nodes that no encoder edge begins at."
+    parser = verbs.add_parser("describe", help=text, description=text)
+    parser.add_argument("graph", type=Path, metavar="GRAPH.pt")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=_graph_describe)
+
+    text = "Table of encoder neighbours against isolated data nodes, without building a graph."
+    parser = verbs.add_parser("size", help=text, description=text)
+    parser.add_argument("config", metavar="CONFIG", help="as for `anemoi-training train --config-name`")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
+    parser.add_argument("--config-path", type=Path, metavar="DIR", help="folder to look for CONFIG in first")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=_graph_size)
+
+    text = "Maps of the boundary, the mesh and the isolated data nodes."
+    parser = verbs.add_parser("plot", help=text, description=text)
+    parser.add_argument("graph", type=Path, metavar="GRAPH.pt")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png", help="picture to write")
+    parser.add_argument(
+        "--width-km", type=float, default=1000.0, metavar="KM", help="width of the rim around the LAM (default: 1000)"
+    )
+    parser.set_defaults(run=_graph_plot)
+
+
+def _graph_describe(arguments: argparse.Namespace) -> None:
+    from anemoi_house.graphs.describe import as_text, describe, load_graph
+
+    description = describe(load_graph(arguments.graph))
+    print(json.dumps(description) if arguments.json else as_text(description))
+
+
+def _graph_size(arguments: argparse.Namespace) -> None:
+    from anemoi_house.graphs.size import as_text, size_of
+
+    size = size_of(arguments.config, arguments.config_path, arguments.overrides)
+    print(json.dumps(size.as_json()) if arguments.json else as_text(size))
+
+
+def _graph_plot(arguments: argparse.Namespace) -> None:
+    from anemoi_house.report.graph_plot import plot_graph
+
+    print(plot_graph(arguments.graph, arguments.output, arguments.width_km))
 
 
 if __name__ == "__main__":

@@ -68,8 +68,15 @@ def data_nodes(
 
 def isolated_data_nodes(graph: HeteroData, data_name: str = "data", hidden_name: str = "hidden") -> np.ndarray:
     """Indices of the data nodes that no encoder edge begins at."""
-    sources = graph[data_name, "to", hidden_name].edge_index[0].cpu().numpy()
+    sources = _encoder_edges(graph, data_name, hidden_name)[0]
     return np.flatnonzero(~reached_nodes(graph[data_name].num_nodes, sources))
+
+
+def _encoder_edges(graph: HeteroData, data_name: str, hidden_name: str) -> np.ndarray:
+    """Data node and hidden node of every encoder edge, of shape (2, edges)."""
+    if (data_name, "to", hidden_name) not in graph.edge_types:
+        raise HouseError(f"the graph has no edges from '{data_name}' to '{hidden_name}': there is no encoder in it.")
+    return graph[data_name, "to", hidden_name].edge_index.cpu().numpy()
 
 
 def describe(
@@ -90,7 +97,7 @@ def describe(
         the (trimmed) LAM where the graph was made with `GraphRecord`.
     """
     nodes = data_nodes(graph, boundary_width_km, data_name, lam_mask_attr_name)
-    encoder = graph[data_name, "to", hidden_name].edge_index[1].cpu().numpy()
+    encoder = _encoder_edges(graph, data_name, hidden_name)[1]
     isolated = isolated_data_nodes(graph, data_name, hidden_name)
     record = getattr(graph, RECORD, None) or {}
     return {
@@ -112,16 +119,16 @@ def as_text(description: dict[str, Any]) -> str:
     if description["lam_shape"]:
         lam += " ({} rows x {} columns)".format(*description["lam_shape"])
     lines = ["nodes"]
-    lines += [f"  {name:<18}{count:>12,}" for name, count in nodes.items() if name != "lam"]
+    lines += [f"  {name:<20}{count:>12,}" for name, count in nodes.items() if name != "lam"]
     lines[1] += f"   {lam}"
-    lines += ["edges"] + [f"  {kind:<18}{count:>12,}" for kind, count in edges.items()]
-    lines += [f"encoder neighbours  {description['encoder_neighbours']:>12,}"]
-    lines += [f"isolated data nodes {isolated['all']:>12,}"]
+    lines += ["edges"] + [f"  {kind:<20}{count:>12,}" for kind, count in edges.items()]
+    lines += [f"encoder neighbours    {description['encoder_neighbours']:>12,}"]
+    lines += [f"isolated data nodes   {isolated['all']:>12,}"]
     names = {
         "lam": "in the LAM",
         "rim": f"within {description['boundary_width_km']:g} km of it",
         "poles": "towards the poles",
         "elsewhere": "elsewhere",
     }
-    lines += [f"  {names[zone]:<18}{isolated[zone]:>12,}" for zone in ZONES]
+    lines += [f"  {names[zone]:<20}{isolated[zone]:>12,}" for zone in ZONES]
     return "\n".join(lines)
