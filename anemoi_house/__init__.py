@@ -6,6 +6,10 @@ imports torch, earthkit or mlflow at module level.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 
-__version__ = version("anemoi-house")
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # looked up when asked for: reading the metadata costs more than the rest
+        from importlib.metadata import version
+
+        return version("anemoi-house")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

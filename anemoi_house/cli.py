@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_sample(commands)
     _add_graph(commands)
+    _add_skill(commands)
     return parser
 
 
@@ -96,6 +97,27 @@ def _graph_plot(arguments: argparse.Namespace) -> None:
     from anemoi_house.report.graph_plot import plot_graph
 
     print(plot_graph(arguments.graph, arguments.output, arguments.width_km))
+
+
+def _add_skill(commands: argparse._SubParsersAction) -> None:
+    text = "Losses of a finished run, and its errors 6 h ahead beside those of persistence."
+    parser = commands.add_parser("skill", help=text, description=text)
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        nargs="?",
+        default=Path("outputs"),
+        metavar="RUN",
+        help="checkpoint folder of a run, or a folder above several: then the latest (default: outputs)",
+    )
+    parser.set_defaults(run=_skill)
+
+
+def _skill(arguments: argparse.Namespace) -> None:
+    from anemoi_house.report.skill import as_text, find_run, losses, skill
+
+    run = find_run(arguments.run_folder)
+    print(as_text(run, skill(run), losses(run)))
 
 
 if __name__ == "__main__":

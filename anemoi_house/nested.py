@@ -68,6 +68,9 @@ def _checked_cutout(cutout_json: str, used_json: str) -> str:
     lam_part, global_part = cutout["cutout"]
     trim = parse_trim(lam_part.pop("trim_edge", None), TRIM)
     lam, globe = _opened(lam_part, LAM), _opened(global_part, GLOBAL)
+    for part in (lam_part, global_part):
+        if Path(part["dataset"]).exists():  # the checkpoint keeps the path, and is used from other folders
+            part["dataset"] = str(Path(part["dataset"]).absolute())
 
     if _covers_globe(lam) or not _covers_globe(globe):
         raise HouseError(
@@ -150,10 +153,8 @@ def _check_graph_file(config: DictConfig, cutout: dict[str, Any]) -> None:
     path = _graph_path(config)
     if path is None:
         return
-    if OmegaConf.is_interpolation(config.graph, "overwrite"):
-        overwrite = True  # our own resolver, which rebuilds what is outdated
-    else:
-        overwrite = bool(config.graph.overwrite)
+    # An interpolation is our own resolver, which rebuilds what is outdated.
+    overwrite = OmegaConf.is_interpolation(config.graph, "overwrite") or bool(config.graph.overwrite)
     if path.exists() and not overwrite:
         if outdated := _outdated(path, _graph_settings(config), json.dumps(cutout)):
             raise HouseError(

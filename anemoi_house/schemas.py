@@ -102,7 +102,7 @@ class AreaReweightedScalerSchema(HouseModel):
     "Node attribute that marks the nodes of the given share."
     weight_frac_of_total: float = Field(gt=0, lt=1)
     "Share of the total weight on the marked nodes."
-    norm: Literal["unit-max", "unit-sum"] | None = None
+    norm: Literal["unit-sum", "unit-mean", "l1"] | None = None
     "Normalisation of all weights."
     inverse: bool = False
     "As in the stock scaler."
@@ -154,7 +154,7 @@ def widened(annotation: Any, members: tuple[type, ...]) -> Any:
     if origin is dict:
         return dict[arguments[0], widened(arguments[1], members)]  # type: ignore[valid-type, misc]
     if any(get_origin(argument) is dict for argument in arguments):  # a DatasetDict: with or without `datasets`
-        return Union[tuple(widened(argument, members) for argument in arguments)]
+        return Union[tuple(widened(argument, members) for argument in arguments)]  # noqa: UP007
     return Union[(*arguments, *members)]
 
 

@@ -6,6 +6,7 @@ Numpy alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
@@ -48,10 +49,9 @@ def parse_trim(value: object, key: str = "trim") -> Cells | float | None:
         return _parse_width(value, key)
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise HouseError(f"{key}: {value} has no unit; is it '{value} km', or cells? {_WAY_OUT}")
-    try:
-        cells = list(value)  # type: ignore[call-overload]
-    except TypeError:
-        raise HouseError(f"{key}: {value!r} is no trim. {_WAY_OUT}") from None
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise HouseError(f"{key}: {value!r} is no trim. {_WAY_OUT}")
+    cells = list(value)
     if len(cells) != 4:
         raise HouseError(f"{key}: {cells} has {len(cells)} numbers and not 4. {_WAY_OUT}")
     if not all(isinstance(cell, int) and not isinstance(cell, bool) and cell >= 0 for cell in cells):

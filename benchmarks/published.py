@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import warnings
 from pathlib import Path
 
 EXPERIMENTS = ("mmgt", "nbd", "tnbd", "tnbd_covering")
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="of the config")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
     os.environ["HOUSE_HRRR"] = str(arguments.data / "hrrr.zarr")
     os.environ["HOUSE_GFS"] = str(arguments.data / "gfs.zarr")
     os.environ.setdefault("HOUSE_OUTPUT", str(arguments.data / "outputs"))

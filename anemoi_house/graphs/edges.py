@@ -95,19 +95,31 @@ class BoundaryAwareKNNEdges(KNNEdges):
                 raise CommandError(self._broken_promise(edge_index, source_nodes, target_nodes, data))
             return edge_index
 
-        search = self._search(source_nodes, target_nodes)
-        smallest = search.smallest(data, self.floor, self.ceiling)
-        for neighbours in range(smallest or self.ceiling + 1, self.ceiling + 1):
-            self.num_nearest_neighbours = neighbours
-            edge_index = self._stock_edges(search, source_nodes, target_nodes)
-            if not self._missed(edge_index, source_nodes, data):
-                LOGGER.info("Neighbours chosen: %d (from %d to %d).", neighbours, self.floor, self.ceiling)
-                return edge_index
+        edge_index = self._smallest_graph(source_nodes, target_nodes, data, self.floor, self.ceiling)
+        if edge_index is not None:
+            LOGGER.info("Neighbours chosen: %d (from %d to %d).", self.num_nearest_neighbours, self.floor, self.ceiling)
+            return edge_index
         raise CommandError(
             f"num_nearest_neighbours: auto found no number from {self.floor} to {self.ceiling} that reaches every "
             f"data node within {self.boundary_width_km:g} km of the LAM. Raise `ceiling`, refine the hidden mesh, "
             "or take CoveringKNNEdges."
         )
+
+    def _smallest_graph(
+        self, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes, floor: int, ceiling: int
+    ) -> torch.Tensor | None:
+        """Edges of stock KNN with the smallest number that keeps the promise, which becomes the builder's number.
+
+        Where ties decide, stock may need a larger number than the search finds, hence the loop.
+        """
+        search = self._search(source_nodes, target_nodes)
+        smallest = search.smallest(data, floor, ceiling)
+        for neighbours in range(smallest or ceiling + 1, ceiling + 1):
+            self.num_nearest_neighbours = neighbours
+            edge_index = self._stock_edges(search, source_nodes, target_nodes)
+            if not self._missed(edge_index, source_nodes, data):
+                return edge_index
+        return None
 
     def _data_nodes(self, nodes: NodeStorage) -> DataNodes:
         if self.lam_mask_attr_name not in nodes:
@@ -159,18 +171,20 @@ class BoundaryAwareKNNEdges(KNNEdges):
         self, edge_index: torch.Tensor, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes
     ) -> str:
         count = data.count(self._isolated(edge_index, source_nodes))
-        floor = self.num_nearest_neighbours + 1
-        smallest = self._search(source_nodes, target_nodes).smallest(data, floor, SEARCH_LIMIT)
+        asked = self.num_nearest_neighbours
+        found = self._smallest_graph(source_nodes, target_nodes, data, asked + 1, SEARCH_LIMIT)
+        smallest, self.num_nearest_neighbours = self.num_nearest_neighbours, asked
         way_out = (
             f"The smallest number that holds is {smallest}: set it, or `auto`, which finds it"
-            if smallest
+            if found is not None
             else f"No number up to {SEARCH_LIMIT} holds: refine the hidden mesh"
         )
         return (
-            f"num_nearest_neighbours: {self.num_nearest_neighbours} leaves {count['lam'] + count['rim']} data nodes "
+            f"num_nearest_neighbours: {asked} leaves {count['lam'] + count['rim']} data nodes "
             f"within {self.boundary_width_km:g} km of the LAM without an edge to '{self.target_name}': "
             f"{count['lam']} in the LAM, {count['rim']} on its rim (and, outside the promise, {count['poles']} towards "
-            f"the poles, {count['elsewhere']} elsewhere). {way_out}; CoveringKNNEdges reaches every node with any number."
+            f"the poles, {count['elsewhere']} elsewhere). {way_out}; CoveringKNNEdges reaches every node with any "
+            "number."
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,10 @@ def settings(graph_config: Mapping[str, Any]) -> dict[str, Any]:
     The dataset is compared by its coordinates instead: moved elsewhere it still gives the same graph.
     """
     config = json.loads(json.dumps(_plain(graph_config)))
-    try:
+    with suppress(ValidationError):  # a builder without a schema: settings are compared as they are written
         config = BaseGraphSchema(**config).model_dump(by_alias=True)
-    except ValidationError:
-        pass  # a builder without a schema: settings are compared as they are written
     parts = json.loads(json.dumps({key: config.get(key) for key in ("nodes", "edges", "post_processors")}))
-    for node in parts["nodes"].values():
+    for node in (parts["nodes"] or {}).values():
         node["node_builder"].pop("dataset", None)
     return parts
 

@@ -18,8 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anemoi_house.errors import HouseError
-from anemoi_house.graphs.coverage import POLAR_LATITUDE, SEARCH_LIMIT, ZONES, DataNodes, NeighbourSearch, Zone
-from anemoi_house.graphs.coverage import parse_neighbours as parse
+from anemoi_house.graphs.coverage import (
+    POLAR_LATITUDE,
+    SEARCH_LIMIT,
+    ZONES,
+    DataNodes,
+    NeighbourSearch,
+    Zone,
+    parse_neighbours,
+)
 
 NUMBERS = (3, 6, 9, 12, 16, 20, 24, 32, 48, 64)
 """Neighbours that every table shows; 12 and 20 are the published ones."""
@@ -129,12 +136,11 @@ def size_table(
     SizeTable
         Where two data nodes are equally far from a hidden node, a builder may pick the other one of them.
     """
-    wanted = {number for number in numbers if number <= len(points)}
     limit = min(SEARCH_LIMIT, len(points))
     zones = data.zone(np.arange(len(points)))
     boundary = np.isin(zones, ("lam", "rim"))
     search = NeighbourSearch(points, mesh)
-    reach = max(wanted | {1})
+    reach = max(floor, *numbers)
     while True:
         first = search.first_pick(reach)
         smallest = int(first[boundary].max(initial=1))
@@ -142,9 +148,9 @@ def size_table(
             break
         reach = min(2 * reach, limit)
     holds = smallest <= min(reach, limit)
+    wanted = set(numbers)
     if holds:
-        wanted |= {max(smallest - 1, 1), smallest, max(smallest, floor)} & set(range(1, len(points) + 1))
-        first = search.first_pick(max(reach, *wanted))
+        wanted |= {smallest - 1, smallest, max(smallest, floor)}
 
     def isolated(neighbours: int) -> dict[Zone | Literal["all"], int]:
         there = zones[first > neighbours]
@@ -154,7 +160,9 @@ def size_table(
         nodes={"data": len(points), "hidden": len(mesh), "lam": int(np.count_nonzero(data.in_lam))},
         boundary_width_km=data.boundary_width_km,
         smallest=smallest if holds else None,
-        rows=tuple(Row(number, number * len(mesh), isolated(number)) for number in sorted(wanted)),
+        rows=tuple(
+            Row(number, number * len(mesh), isolated(number)) for number in sorted(wanted) if 1 <= number <= len(points)
+        ),
     )
 
 
@@ -253,11 +261,7 @@ def as_text(size: Size) -> str:
         f"{'neighbours':>10}{'edges':>12}{'all':>9}{'LAM':>8}{'rim':>8}{'poles':>8}{'elsewhere':>10}",
     ]
     for row in table.rows:
-        marks = [
-            mark
-            for number, mark in ((chosen, "set"), (table.smallest, "smallest"))
-            if number == row.neighbours
-        ]
+        marks = [mark for number, mark in ((chosen, "set"), (table.smallest, "smallest")) if number == row.neighbours]
         counts = row.isolated
         lines.append(
             f"{row.neighbours:>10}{row.edges:>12,}{counts['all']:>9,}{counts['lam']:>8,}{counts['rim']:>8,}"
@@ -272,7 +276,7 @@ def _notes(size: Size, row: Row | None) -> list[str]:
     if row is None:
         effect = "finds no number that holds"
     elif encoder.builder == "CoveringKNNEdges":
-        effect = f"its {row.isolated['all']:,} further edges reach the isolated ones"
+        effect = f"one further edge reaches each of the {row.isolated['all']:,} isolated ones"
     else:
         effect = f"{row.at_boundary:,} isolated {where}"
     smallest = (
@@ -281,7 +285,8 @@ def _notes(size: Size, row: Row | None) -> list[str]:
         else f"{table.smallest}: with fewer, a data node {where} is isolated"
     )
     return [
-        f"set       {encoder.neighbours} by this config ({encoder.builder}): {effect}",
+        f"set       {encoder.neighbours} by this config, {encoder.builder}:",
+        f"          {effect}",
         f"smallest  {smallest}",
         f"rim       outside the LAM, within {table.boundary_width_km:g} km of it",
         f"poles     farther from the LAM, poleward of {POLAR_LATITUDE:g} degrees",
@@ -295,7 +300,7 @@ def _encoder(edges: Sequence[Mapping[str, Any]]) -> tuple[Encoder, float]:
             continue
         for builder in group["edge_builders"]:
             if "num_nearest_neighbours" in builder:
-                neighbours = parse(builder["num_nearest_neighbours"], auto=True)
+                neighbours = parse_neighbours(builder["num_nearest_neighbours"], auto=True)
                 name = builder["_target_"].rpartition(".")[2]
                 floor = builder.get("floor", 12) if neighbours == "auto" else 1
                 return Encoder(name, neighbours, floor), float(builder.get("boundary_width_km", 1000))
@@ -316,8 +321,8 @@ def _dataset(config: DictConfig) -> dict[str, Any]:
     reader = OmegaConf.to_container(datasets, resolve=True)[DATA]["dataset_config"]
     if not isinstance(reader, dict):
         return {"dataset": reader}
-    of_time = set(DatasetConfigSchema.model_fields) - {"dataset"}
-    return {key: value for key, value in reader.items() if key not in of_time and value is not None}
+    left_out = set(DatasetConfigSchema.model_fields) - {"dataset"}
+    return {key: value for key, value in reader.items() if key not in left_out and value is not None}
 
 
 def _nodes(

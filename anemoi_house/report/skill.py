@@ -54,8 +54,10 @@ class Run:
 
     @property
     def store(self) -> Path:
-        """SQLite file of the MLflow store that the run was tracked into."""
-        return Path(self.metadata["config"]["system"]["output"]["logs"]["mlflow"]) / "mlflow.db"
+        """SQLite file of the MLflow store that the run was tracked into, also where the outputs were moved since."""
+        output = self.metadata["config"]["system"]["output"]
+        folder = Path(output["logs"]["mlflow"]).relative_to(output["root"])
+        return self.checkpoint.parents[2] / folder / "mlflow.db"
 
 
 def find_run(path: Path) -> Run:
@@ -138,10 +140,8 @@ def losses(run: Run) -> list[tuple[int, float, float]]:
     if not run.store.is_file():
         return []
     client = MlflowClient(f"sqlite:///{run.store.resolve()}")
-    train, validation = (
-        {metric.step: metric.value for metric in client.get_metric_history(run.run_id, f"{part}_multi_dataset_loss_epoch")}
-        for part in ("train", "val")
-    )
+    histories = (client.get_metric_history(run.run_id, f"{part}_multi_dataset_loss_epoch") for part in ("train", "val"))
+    train, validation = ({metric.step: metric.value for metric in history} for history in histories)
     return [(step, train[step], validation[step]) for step in sorted(train.keys() & validation.keys())]
 
 

@@ -83,7 +83,9 @@ def nested_coordinates(lam_step: float, globe_step: float, seed: int | None = No
 
     Without a seed the grid is symmetric, hence full of ties; with one it is shifted by chance.
     """
-    lam = np.stack([field.ravel() for field in np.meshgrid(np.arange(30, 50.1, lam_step), np.arange(250, 280.1, lam_step))])
+    lam = np.stack(
+        [field.ravel() for field in np.meshgrid(np.arange(30, 50.1, lam_step), np.arange(250, 280.1, lam_step))]
+    )
     globe = np.stack([field.ravel() for field in globe_grid(globe_step)])
     inside = (np.abs(globe[0] - 40) <= 10) & (np.abs(globe[1] - 265) <= 15)
     coordinates = np.concatenate([lam, globe[:, ~inside]], axis=1).T

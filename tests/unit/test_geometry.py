@@ -11,7 +11,6 @@ from anemoi_house.geometry import (
     EARTH_RADIUS_KM,
     HRRR_3KM,
     HRRR_15KM,
-    LambertGrid,
     chord,
     distance_to_km,
     global_grid,
@@ -65,7 +64,7 @@ def test_grid_of_even_blocks_lies_in_the_middle_of_its_four_points() -> None:
 
 
 def test_blocks_of_one_cell_change_nothing() -> None:
-    assert HRRR_3KM.coarsened(1) == HRRR_3KM
+    np.testing.assert_allclose(HRRR_3KM.coarsened(1).latlon(), HRRR_3KM.latlon(), atol=1e-9)
 
 
 @given(lat=st.floats(-80, 89), lon=longitudes)
@@ -77,15 +76,6 @@ def test_projection_is_that_of_proj(lat: float, lon: float) -> None:
     expected_x, expected_y = HRRR_PROJECTION(lon, lat)
     assert float(x) == pytest.approx((expected_x - x_pole) / 1000, rel=1e-9, abs=1e-6)
     assert float(y) == pytest.approx((expected_y - y_pole) / 1000, rel=1e-9, abs=1e-6)
-
-
-def test_southern_cone() -> None:
-    grid = LambertGrid(20, 15, 10.0, -50.0, 10.0, -45.0, 12.0)
-    projection = Proj(proj="lcc", lat_1=-45, lat_2=-45, lat_0=-45, lon_0=12, R=6371229)
-    x0, y0 = projection(10, -50)
-    lon, lat = projection(*np.meshgrid(x0 + 10_000 * np.arange(20), y0 + 10_000 * np.arange(15)), inverse=True)
-    np.testing.assert_allclose(grid.latlon()[0], lat, atol=1e-8)
-    np.testing.assert_allclose(grid.latlon()[1], lon % 360, atol=1e-8)
 
 
 def test_global_grid_of_one_degree_is_that_of_the_published_experiments() -> None:
@@ -149,7 +139,6 @@ def test_a_point_at_the_bound_itself_is_near() -> None:
     at = np.rad2deg(1000 / 6371.229)
     points = unit_vectors(np.array([at - 1e-7, at + 1e-7]), np.array([0.0, 0.0]))
     assert list(np.isfinite(distance_to_km(points, others, 1000))) == [True, False]
-    assert list(np.isfinite(distance_to_km(others, others, 0))) == [True]
 
 
 def test_spacing_is_that_between_neighbours() -> None:

@@ -44,6 +44,8 @@ def test_width(text: str, width: float) -> None:
         (["15", "16", "15", "16"], "['15', '16', '15', '16'] must be whole numbers of cells, 0 or more."),
         ([None] * 4, "[None, None, None, None] must be whole numbers of cells, 0 or more."),
         (True, "True is no trim."),
+        (b"abcd", "b'abcd' is no trim."),
+        ({15: 1, 16: 2, 17: 3, 18: 4}, "{15: 1, 16: 2, 17: 3, 18: 4} is no trim."),
         (object, "<class 'object'> is no trim."),
         ("225", "'225' has no unit; is it '225 km'?"),
         (225, "225 has no unit; is it '225 km', or cells?"),
@@ -76,7 +78,11 @@ anything = st.recursive(
 )
 
 
-@given(anything | st.from_regex(r"\s*[-+.e0-9]{1,8}\s*[a-zA-Z]{0,3}\s*") | st.lists(st.integers(-1, 300), min_size=4, max_size=4))
+@given(
+    anything
+    | st.from_regex(r"\s*[-+.e0-9]{1,8}\s*[a-zA-Z]{0,3}\s*")
+    | st.lists(st.integers(-1, 300), min_size=4, max_size=4)
+)
 def test_whatever_is_given_is_a_trim_or_a_users_mistake(value: object) -> None:
     try:
         trim = parse_trim(value)

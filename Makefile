@@ -1,0 +1,62 @@
+# VENV names the environment that every target uses; one that already has the package is used as it is.
+VENV ?= .venv
+PYTHON ?= python3
+DEMO ?= .demo
+BIN := $(abspath $(VENV))/bin
+export PATH := $(BIN):$(PATH)
+# Every command here runs without a display, and none of its output needs the other libraries' warnings.
+export MPLBACKEND := Agg
+
+.PHONY: help environment demo dashboard published benchmark docs lint test test-unit test-integration test-python clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+environment: ## the environment, with the package and all that its tests need
+	@$(BIN)/python -I -c "import anemoi_house" 2>/dev/null || { \
+	  echo "Installing anemoi-house and the anemoi stack into $(VENV) (some 8 GB, mostly torch)"; \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv && \
+	  $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[test,docs]"; }
+
+demo: environment ## sample data, a small TNBD training, and what it learned
+	anemoi-house sample $(DEMO)/sample
+	cd $(DEMO) && anemoi-training train --config-name=tnbd_sample
+	anemoi-house skill $(DEMO)/outputs
+	anemoi-house graph plot $(DEMO)/outputs/graphs/tnbd_sample.pt -o $(DEMO)/graph.png
+	@echo "The graph: $(DEMO)/graph.png. The dashboard: make dashboard, then open http://127.0.0.1:5000"
+
+dashboard: environment ## the runs of the demo in a browser
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO))/outputs/logs/mlflow/mlflow.db
+
+published: environment ## the published graphs and models, one JSON line each
+	@$(BIN)/anemoi-house sample $(DEMO)/published --grid published --dates 4 >&2
+	@$(BIN)/python -I benchmarks/published.py $(DEMO)/published
+
+benchmark: environment ## graph builders beside stock, as JSON in benchmarks/results
+	for grid in tiny published production; do \
+	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
+
+docs: environment ## the documentation as HTML in docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
+lint: environment ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-unit: environment ## the fast tests
+	$(BIN)/python -m pytest tests/unit
+
+test-integration: environment ## the tests on the stock commands
+	$(BIN)/python -m pytest tests/integration
+
+test-python: environment ## the unit tests and one training, for another Python: PYTHON=python3.13 VENV=.venv-3.13
+	$(BIN)/python -m pytest tests/unit tests/integration/test_experiments.py \
+	  -k "unit or (test_trains and tnbd_sample)"
+
+test: lint docs ## everything
+	$(BIN)/python -m pytest tests
+
+clean: ## the demo and what was built, not the environment
+	rm -rf $(DEMO) docs/_build dist

@@ -1,0 +1,1 @@
+"""Figures and pages for whoever looks at a graph, a training or a forecast."""

@@ -1,0 +1,156 @@
+"""Graph builders beside stock ones: time, memory, edges; as ratios of one run.
+
+Peers: stock `KNNEdges` with the same neighbours on the same nodes, the loop over 12, 13, ... neighbours that
+users run today, and the stock pair `KNNEdges` + `ReversedKNNEdges` that covers too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from anemoi.graphs.edges import KNNEdges, ReversedKNNEdges
+from anemoi.graphs.utils import concat_edges
+from grids import GRIDS, nodes
+from torch_geometric.data import HeteroData
+
+from anemoi_house.graphs.coverage import DataNodes, reached_nodes
+from anemoi_house.graphs.describe import data_nodes
+from anemoi_house.graphs.edges import BoundaryAwareKNNEdges, CoveringKNNEdges
+
+FLOOR = 12
+PACKAGES = ("anemoi-graphs", "numpy", "scipy", "scikit-learn", "torch", "torch-geometric")
+
+
+def build(graph: HeteroData, edges: type[KNNEdges], neighbours: int | str) -> np.ndarray:
+    """Edge index, of shape (2, edges), of one builder."""
+    builder = edges("data", "hidden", neighbours)
+    return builder.get_edge_index(graph).numpy()
+
+
+def stock_pair(graph: HeteroData) -> np.ndarray:
+    """The documented way to cover every data node with stock builders alone."""
+    parts = (
+        edges("data", "hidden", k).get_edge_index(graph) for edges, k in ((KNNEdges, FLOOR), (ReversedKNNEdges, 1))
+    )
+    return concat_edges(*parts).numpy()
+
+
+def stock_loop(graph: HeteroData, zone: DataNodes) -> int:
+    """Neighbours found by building one stock graph after another."""
+    neighbours = FLOOR
+    while True:
+        missed = np.flatnonzero(~reached_nodes(len(zone.in_lam), build(graph, KNNEdges, neighbours)[0]))
+        if not zone.in_boundary_zone(missed).any():
+            return neighbours
+        neighbours += 1
+
+
+def timed(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each task, the tasks taken in turn so that a busy moment of the machine meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def measure(grid: str, repeats: int) -> dict:
+    """All numbers of one grid."""
+    start = time.perf_counter()
+    graph = nodes(grid)
+    making = time.perf_counter() - start
+    zone = data_nodes(graph, boundary_width_km=1000)
+
+    automatic, covering, knn = (
+        build(graph, edges, neighbours)
+        for edges, neighbours in ((BoundaryAwareKNNEdges, "auto"), (CoveringKNNEdges, FLOOR), (KNNEdges, FLOOR))
+    )
+    chosen = automatic.shape[1] // graph["hidden"].num_nodes
+    isolated = {
+        name: int((~reached_nodes(len(zone.in_lam), edges[0])).sum())
+        for name, edges in (("knn", knn), ("auto", automatic), ("covering", covering))
+    }
+    pair_edges = stock_pair(graph).shape[1]
+    tasks: dict[str, Callable[[], object]] = {
+        "stock_knn_12": lambda: build(graph, KNNEdges, FLOOR),
+        "stock_knn_chosen": lambda: build(graph, KNNEdges, chosen),
+        "auto": lambda: build(graph, BoundaryAwareKNNEdges, "auto"),
+        "checked_chosen": lambda: build(graph, BoundaryAwareKNNEdges, chosen),
+        "covering_12": lambda: build(graph, CoveringKNNEdges, FLOOR),
+        "stock_pair_12": lambda: stock_pair(graph),
+        "stock_loop": lambda: stock_loop(graph, zone),
+    }
+    seconds = timed(tasks, repeats)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "grid": grid,
+        "data_nodes": graph["data"].num_nodes,
+        "hidden_nodes": graph["hidden"].num_nodes,
+        "neighbours_chosen": chosen,
+        "neighbours_of_loop": stock_loop(graph, zone),
+        "edges": {"knn_12": knn.shape[1], "covering_12": covering.shape[1], "stock_pair_12": pair_edges},
+        "isolated": isolated,
+        "ratios": {
+            "auto / stock build of the same edges": median["auto"] / median["stock_knn_chosen"],
+            "stock loop / auto": median["stock_loop"] / median["auto"],
+            "check / stock build of the same edges": median["checked_chosen"] / median["stock_knn_chosen"],
+            "covering / stock build": median["covering_12"] / median["stock_knn_12"],
+            "stock pair / stock build": median["stock_pair_12"] / median["stock_knn_12"],
+            "edges of covering / edges of stock": covering.shape[1] / knn.shape[1],
+        },
+        "median_seconds": median | {"making the nodes": making},
+        "seconds": seconds,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--grid", choices=GRIDS, required=True)
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="default: 7")
+    parser.add_argument("--json", nargs="?", const="-", default="-", metavar="FILE", help="default: standard output")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    text = json.dumps(_rounded(measure(arguments.grid, arguments.repeats)), indent=2)
+    if arguments.json == "-":
+        print(text)
+    else:
+        target = Path(arguments.json)
+        temporary = target.with_suffix(".part")
+        temporary.write_text(text + "\n")
+        temporary.replace(target)
+        print(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The README's make targets, as a user runs them, on the environment of the tests."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# What the original training notes print, and what is known of the published grids: facts, not our output.
+PUBLISHED = {
+    "mmgt": {
+        "data_nodes": 138_832,
+        "lam_nodes": 75_749,
+        "hidden_nodes": 31_424,
+        "encoder_edges": 377_088,
+        "isolated": 7_281,
+        "isolated_within_1000_km": 17,
+        "parameters": 71_533_873,
+        "model_size_mb": 286.135,
+    },
+    "nbd": {
+        "hidden_nodes": 31_424,
+        "encoder_edges": 628_480,
+        "isolated": 4_184,
+        "isolated_within_1000_km": 0,
+        "parameters": 73_545_009,
+        "model_size_mb": 294.180,
+    },
+    "tnbd": {"lam_nodes": 180 * 328, "isolated_within_1000_km": 0},
+    "tnbd_covering": {"lam_nodes": 180 * 328, "isolated": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
+
+
+def make(target: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["make", "--no-print-directory", target, f"VENV={sys.prefix}", f"DEMO={folder}"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_demo_beats_persistence_on_all_four_fields(folder):
+    output = make("demo", folder)
+    verdicts = re.findall(r"^(\w+) +(lam|outside) +\S+ +\S+ +(\S+)  (better|worse)$", output, flags=re.MULTILINE)
+    assert {name for name, *_ in verdicts} == {"gh_500", "t_850", "u_850", "v_850"}
+    assert len(verdicts) == 8
+    assert all(verdict == "better" and float(ratio) < 1 for *_, ratio, verdict in verdicts)
+    assert "validation loss" in output
+    assert "make dashboard" in output
+    assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_published_numbers(folder):
+    lines = [json.loads(line) for line in make("published", folder).splitlines()]
+    found = {line["experiment"]: line | {"encoder_edges": line["edges"]["data -> hidden"]} for line in lines}
+    assert {name: {key: found[name][key] for key in numbers} for name, numbers in PUBLISHED.items()} == PUBLISHED
+
+
+def test_auto_finds_19_neighbours_for_nbd(folder, here):
+    here.check("anemoi-house", "sample", "published", "--grid", "published", "--dates", "4", cwd=folder)
+    output = here.check(
+        "python",
+        ROOT / "benchmarks" / "published.py",
+        folder / "published",
+        "--experiments=nbd",
+        "--override=graph.encoder_neighbours=auto",
+        cwd=folder,
+    )
+    (numbers,) = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert numbers["encoder_neighbours"] == 19
+    assert numbers["edges"]["data -> hidden"] == 19 * 31_424
+    assert numbers["isolated_within_1000_km"] == 0

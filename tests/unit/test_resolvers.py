@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from anemoi_house import resolvers
+from anemoi_house.command_errors import CommandError, ResolverError
+from anemoi_house.errors import HouseError
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    resolvers.register()
+
+
+def resolved(text: str) -> object:
+    """What a config makes of a value."""
+    config = OmegaConf.create({"system": {"hardware": {"value": text}}})
+    OmegaConf.resolve(config)
+    return config.system.hardware.value
+
+
+def test_path_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOUSE_HRRR", "/data/hrrr.zarr")
+    assert resolved("${house.path_of:HOUSE_HRRR,system.input.dataset.lam}") == "/data/hrrr.zarr"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_path_that_is_not_set(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    if value is not None:
+        monkeypatch.setenv("HOUSE_HRRR", value)
+    with pytest.raises(ResolverError) as caught:
+        resolved("${house.path_of:HOUSE_HRRR,system.input.dataset.lam}")
+    assert str(caught.value).splitlines()[0] == (
+        "system.input.dataset.lam is not set. Say where the dataset is: `export HOUSE_HRRR=/path/to/it.zarr`, once, or "
+        "`system.input.dataset.lam=...` on the command line. Without data of your own: `anemoi-house sample sample` "
+        "and a config that ends in _sample."
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "number"), [(None, 1), ("", 1), ("4", 4), ("a100:4", 4), ("gpu:a100:8", 8), ("1", 1)]
+)
+def test_gpus_per_node_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch, asked: str | None, number: int) -> None:
+    if asked is not None:
+        monkeypatch.setenv("SLURM_GPUS_PER_NODE", asked)
+    assert resolved("${house.slurm_gpus_per_node:}") == number
+
+
+@pytest.mark.parametrize("asked", ["x", "a100", "a100:", "4:a100", "-4", "2.5"])
+def test_no_number_of_gpus(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setenv("SLURM_GPUS_PER_NODE", asked)
+    with pytest.raises(ResolverError) as caught:
+        resolved("${house.slurm_gpus_per_node:}")
+    message = f"SLURM_GPUS_PER_NODE is '{asked}', which is no number of GPUs; set num_gpus_per_node."
+    assert str(caught.value).splitlines()[0] == message
+
+
+def test_registering_again_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_GPUS_PER_NODE", "2")
+    resolvers.register()
+    resolvers.register()
+    assert resolved("${house.slurm_gpus_per_node:}") == 2
+
+
+def test_a_mistake_passes_through_omegaconf_as_what_ends_a_command() -> None:
+    """Hydra prints a CompactHydraException without its traceback, and the interpreter a SystemExit."""
+    config = OmegaConf.create({"system": {"input": {"lam": "${house.path_of:HOUSE_HRRR,system.input.lam}"}}})
+    for reach in (OmegaConf.resolve, lambda config: config.system.input.lam, OmegaConf.to_object):
+        with pytest.raises(ResolverError) as caught:
+            reach(config)
+        mistake = caught.value
+        assert str(mistake).startswith("system.input.lam is not set.")
+        assert isinstance(mistake, HouseError)
+        assert isinstance(mistake, CompactHydraException)
+        assert isinstance(mistake, InterpolationResolutionError)
+        assert isinstance(mistake, SystemExit)
+        assert mistake.code
+        assert str(mistake.code).startswith("system.input.lam is not set.")
+
+
+def test_the_interpreter_ends_with_the_message_and_status_1() -> None:
+    with pytest.raises(SystemExit) as caught:
+        raise CommandError("the trim is too wide")
+    assert not isinstance(caught.value, ValueError)  # or pydantic would wrap it
+    assert caught.value.code == "the trim is too wide"  # which the interpreter prints, and exits with 1
+
+
+def test_other_errors_are_not_dressed_up() -> None:
+    with pytest.raises(Exception, match="missing 1 required positional argument") as caught:
+        resolved("${house.path_of:HOUSE_HRRR}")
+    assert not isinstance(caught.value, HouseError)
