@@ -4,8 +4,9 @@ PYTHON ?= python3
 DEMO ?= .demo
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
-# Every command here runs without a display, and none of its output needs the other libraries' warnings.
 export MPLBACKEND := Agg
+# Without bytecode the whole stack is compiled anew at every start, which doubles the time of a command.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help environment demo dashboard published benchmark docs lint test test-unit test-integration test-python clean
 

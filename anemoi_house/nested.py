@@ -68,8 +68,8 @@ def _checked_cutout(cutout_json: str, used_json: str) -> str:
     lam_part, global_part = cutout["cutout"]
     trim = parse_trim(lam_part.pop("trim_edge", None), TRIM)
     lam, globe = _opened(lam_part, LAM), _opened(global_part, GLOBAL)
-    for part in (lam_part, global_part):
-        if Path(part["dataset"]).exists():  # the checkpoint keeps the path, and is used from other folders
+    for part in (lam_part, global_part):  # absolute, for the checkpoint keeps them and is used from other folders
+        if isinstance(part["dataset"], str) and Path(part["dataset"]).exists():
             part["dataset"] = str(Path(part["dataset"]).absolute())
 
     if _covers_globe(lam) or not _covers_globe(globe):
@@ -89,6 +89,11 @@ def _checked_cutout(cutout_json: str, used_json: str) -> str:
             f"the two datasets differ in variables: {', '.join(differing)} stands in one of {lam_part['dataset']} "
             f"({len(lam.variables)} variables) and {global_part['dataset']} ({len(globe.variables)}) alone. Build them "
             "alike, or give the richer one a `drop:` in dataloader.nested."
+        )
+    if list(lam.variables) != list(globe.variables):
+        raise HouseError(
+            f"the two datasets have the same variables in another order, {lam_part['dataset']} and "
+            f"{global_part['dataset']}. Build them alike, or give both `reorder: sort` in dataloader.nested."
         )
     if _dates(lam) != _dates(globe):
         raise HouseError(
@@ -113,7 +118,7 @@ def _opened(part: dict[str, Any], key: str) -> Any:
     from anemoi.datasets import open_dataset
 
     path = str(part["dataset"])
-    local = "://" not in path and (os.sep in path or path.endswith(".zarr"))
+    local = isinstance(part["dataset"], str) and "://" not in path and (os.sep in path or path.endswith(".zarr"))
     if local and not Path(path).exists():
         raise HouseError(f"{key}: {path} does not exist. Correct the path, or build the dataset first.")
     try:
@@ -195,7 +200,10 @@ def _outdated(path: Path, settings_json: str, cutout_json: str) -> str:
         return str(mistake)
     if not record:
         return "it does not say what it was built from"
-    found = differences(record, json.loads(settings_json), coordinates_digest(*_coordinates(cutout_json)))
+    wanted = json.loads(settings_json)
+    if not wanted["nodes"]:  # stock `graph: existing` has no settings but the file
+        wanted = record["settings"]
+    found = differences(record, wanted, coordinates_digest(*_coordinates(cutout_json)))
     return f"it was built from other settings ({'; '.join(found)})" if found else ""
 
 

@@ -95,10 +95,10 @@ class BoundaryAwareKNNEdges(KNNEdges):
                 raise CommandError(self._broken_promise(edge_index, source_nodes, target_nodes, data))
             return edge_index
 
-        edge_index = self._smallest_graph(source_nodes, target_nodes, data, self.floor, self.ceiling)
-        if edge_index is not None:
+        found = self._smallest_graph(source_nodes, target_nodes, data, self.floor, self.ceiling)
+        if found is not None:
             LOGGER.info("Neighbours chosen: %d (from %d to %d).", self.num_nearest_neighbours, self.floor, self.ceiling)
-            return edge_index
+            return found
         raise CommandError(
             f"num_nearest_neighbours: auto found no number from {self.floor} to {self.ceiling} that reaches every "
             f"data node within {self.boundary_width_km:g} km of the LAM. Raise `ceiling`, refine the hidden mesh, "

@@ -24,7 +24,6 @@ from anemoi_house.graphs.coverage import (
     ZONES,
     DataNodes,
     NeighbourSearch,
-    Zone,
     parse_neighbours,
 )
 
@@ -73,7 +72,7 @@ class Row:
 
     neighbours: int
     edges: int
-    isolated: dict[Zone | Literal["all"], int]
+    isolated: dict[str, int]
 
     @property
     def at_boundary(self) -> int:
@@ -152,7 +151,7 @@ def size_table(
     if holds:
         wanted |= {smallest - 1, smallest, max(smallest, floor)}
 
-    def isolated(neighbours: int) -> dict[Zone | Literal["all"], int]:
+    def isolated(neighbours: int) -> dict[str, int]:
         there = zones[first > neighbours]
         return {"all": len(there)} | {zone: int(np.count_nonzero(there == zone)) for zone in ZONES}
 
@@ -200,7 +199,7 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
     """
     config = composed(config_name, config_path, overrides)
     try:
-        nodes, edges = (OmegaConf.to_container(config.graph[part], resolve=True) for part in ("nodes", "edges"))
+        nodes, edges = (_plain(config.graph[part]) for part in ("nodes", "edges"))
         dataset = _dataset(config)
     except OmegaConfBaseException as error:
         if isinstance(error, HouseError):
@@ -254,8 +253,8 @@ def as_text(size: Size) -> str:
     table, encoder = size.table, size.encoder
     nodes, chosen = table.nodes, encoder.number(table.smallest)
     lines = [
-        f"{size.config}: {nodes['data']:,} data nodes, {nodes['lam']:,} of them in the LAM; "
-        f"{nodes['hidden']:,} hidden nodes",
+        size.config,
+        f"{nodes['data']:,} data nodes, {nodes['lam']:,} of them in the LAM; {nodes['hidden']:,} hidden nodes",
         "",
         f"{'isolated data nodes':>40}",
         f"{'neighbours':>10}{'edges':>12}{'all':>9}{'LAM':>8}{'rim':>8}{'poles':>8}{'elsewhere':>10}",
@@ -293,6 +292,10 @@ def _notes(size: Size, row: Row | None) -> list[str]:
     ]
 
 
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
+
+
 def _encoder(edges: Sequence[Mapping[str, Any]]) -> tuple[Encoder, float]:
     """Encoder of a graph config, and the width of the boundary zone that it is judged by."""
     for group in edges:
@@ -318,7 +321,7 @@ def _dataset(config: DictConfig) -> dict[str, Any]:
     datasets = get_multiple_datasets_config(config.dataloader.training)
     if list(datasets) != [DATA]:
         raise HouseError(f"dataloader.training.datasets: {', '.join(datasets)} is not the one dataset '{DATA}'.")
-    reader = OmegaConf.to_container(datasets, resolve=True)[DATA]["dataset_config"]
+    reader = _plain(datasets)[DATA]["dataset_config"]
     if not isinstance(reader, dict):
         return {"dataset": reader}
     left_out = set(DatasetConfigSchema.model_fields) - {"dataset"}

@@ -63,7 +63,7 @@ class Projection:
         """Map coordinates, in earth radii, of points of shape (n, 3); NaN where a point is not on the map."""
         x, y, depth = self._axes @ points.T
         if self.globe:
-            hidden, stretch = depth < 0, 1.0
+            hidden, stretch = depth < 0, np.ones_like(depth)
         else:
             hidden, stretch = depth < -0.99, np.sqrt(2 / np.maximum(1 + depth, 1e-9))
         x, y = (np.where(hidden, np.nan, part * stretch) for part in (x, y))
@@ -73,7 +73,7 @@ class Projection:
         """Points on the unit sphere, of shape (n, 3), at map coordinates of shape (n,); NaN beyond the map's edge."""
         squared = x**2 + y**2
         if self.globe:
-            depth, shrink = np.sqrt(np.where(squared <= 1, 1 - squared, np.nan)), 1.0
+            depth, shrink = np.sqrt(np.where(squared <= 1, 1 - squared, np.nan)), np.ones_like(squared)
         else:
             depth, shrink = 1 - squared / 2, np.sqrt(np.where(squared <= 4, 1 - squared / 4, np.nan))
         return np.stack([x * shrink, y * shrink, depth], axis=1) @ self._axes
@@ -225,7 +225,7 @@ def _heading(figure: Figure, scene: Scene, count: dict[Any, int]) -> None:
 def _globe(axes: Axes, scene: Scene, projection: Projection) -> None:
     disc = _disc(axes, projection, 1.0)
     _mesh(axes, scene, projection, share=0.12, largest=2)
-    _outlines(axes, scene, projection, (-1, 1, -1, 1))
+    _outlines(axes, scene, projection)
     behind = _isolated(axes, scene, projection, largest=7)
     _clip(axes, disc)
     axes.set_title("The globe, seen from above the LAM", fontsize=12.5, weight="bold", pad=7)
@@ -237,7 +237,7 @@ def _cap(axes: Axes, scene: Scene, projection: Projection, name: str) -> None:
     radius = float(np.sqrt(2 - 2 * np.sin(np.deg2rad(POLAR_LATITUDE))))
     disc = _disc(axes, projection, radius)
     _mesh(axes, scene, projection, share=0.2, largest=3)
-    _outlines(axes, scene, projection, (-radius, radius, -radius, radius))
+    _outlines(axes, scene, projection)
     _isolated(axes, scene, projection, largest=4)
     _clip(axes, disc)
     sign = np.sign(projection.centre[2])
@@ -258,7 +258,7 @@ def _close_up(axes: Axes, scene: Scene, projection: Projection) -> None:
     _graticule(axes, projection, 10)
     _data(axes, scene, projection)
     _mesh(axes, scene, projection, share=0.38, largest=4.5)
-    _outlines(axes, scene, projection, tuple(box))
+    _outlines(axes, scene, projection)
     _isolated(axes, scene, projection, largest=9)
     axes.set_title("The LAM and its rim", fontsize=12.5, weight="bold", pad=7)
     _scale_bar(axes, box)
@@ -311,10 +311,11 @@ def _lines(axes: Axes, projection: Projection, lines: list[tuple[Floats, Floats]
     axes.plot(*projection.project(np.concatenate(points or gap)), **style)
 
 
-def _outlines(axes: Axes, scene: Scene, projection: Projection, box: tuple[float, ...]) -> None:
+def _outlines(axes: Axes, scene: Scene, projection: Projection) -> None:
     """The LAM shaded and outlined, and the outer edge of its rim."""
     lam, width = scene.lam, scene.data.boundary_width_km
-    x, y = np.meshgrid(np.linspace(*box[:2], RASTER), np.linspace(*box[2:], RASTER))
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x, y = np.meshgrid(np.linspace(left, right, RASTER), np.linspace(bottom, top, RASTER))
     points = projection.unproject(x.ravel(), y.ravel())
     on_map = np.isfinite(points).all(axis=1)
     bound = 1.2 * width
@@ -408,9 +409,11 @@ def _isolated(axes: Axes, scene: Scene, projection: Projection, largest: float) 
     """Isolated data nodes as crosses, small ones where they crowd; returns how many are not on the map."""
     points = scene.data.points[scene.isolated]
     size = np.clip(0.7 * _room(axes, _spacing_km(points)), 2.2, largest)
-    _markers(axes, projection, points, size + 2, marker="X", color="white", linewidths=0, zorder=5)
-    cross = {"marker": "X", "color": ISOLATED, "edgecolors": "black", "linewidths": 0.5}
-    return _markers(axes, projection, points, size, **cross, zorder=6)
+    large = size > 4.5
+    cross = {"marker": "X", "linewidths": 0}
+    _markers(axes, projection, points, size + 2, **cross, color="white", zorder=5)
+    _markers(axes, projection, points[large], size[large] + 1, **cross, color="black", zorder=5.5)
+    return _markers(axes, projection, points, size, **cross, color=ISOLATED, zorder=6)
 
 
 def _markers(axes: Axes, projection: Projection, points: Floats, size: Floats, **style: Any) -> int:
@@ -442,7 +445,7 @@ def _legend(figure: Figure, scene: Scene) -> None:
         return Line2D([], [], linestyle="none", marker=shape, **how)
 
     entries = {
-        "isolated data node": marker("X", color=ISOLATED, markeredgecolor="white", markersize=10),
+        "isolated data node": marker("X", color=ISOLATED, markeredgecolor="black", markersize=9, markeredgewidth=0.5),
         "data node": marker("o", markerfacecolor="none", markeredgecolor=DATA, markersize=5),
         "hidden node (the mesh)": marker("o", color=MESH, markeredgewidth=0, markersize=5),
         "LAM": Patch(facecolor=LAM, alpha=0.5, edgecolor="black", linewidth=1.8),

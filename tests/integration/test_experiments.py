@@ -164,6 +164,21 @@ def test_restart_continues_the_run_with_its_graph(trained, installed, folder):
     assert graph.stat().st_mtime_ns == built
 
 
+def test_two_ranks_find_configs_and_schemas(installed, tmp_path):
+    log = installed.check(
+        "anemoi-training",
+        "train",
+        "--config-name=tnbd_covering_sample",
+        "training.max_steps=2",
+        "system.hardware.num_gpus_per_node=2",
+        "training.strategy._target_=anemoi.training.distributed.strategy.DDPGroupStrategy",
+        cwd=tmp_path,
+    )
+    assert log.count("Config validated.") == 2
+    (checkpoint,) = tmp_path.glob("outputs/checkpoint/*/last.ckpt")
+    assert torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"] == 2
+
+
 def test_inference_without_anemoi_house(trained, without_house, tmp_path):
     import xarray
 

@@ -58,7 +58,7 @@ def brute_zones(nodes: DataNodes) -> np.ndarray:
 
 
 @given(random_grids)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_zones_are_those_of_brute_force(drawn: tuple[int, int, int]) -> None:
     nodes, _ = random_grid(drawn)
     everything = np.arange(len(nodes.latitudes))
@@ -93,7 +93,7 @@ def test_zones_of_no_nodes_and_of_a_grid_without_a_lam() -> None:
 
 
 @given(random_grids, st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_first_pick_is_that_of_brute_force(drawn: tuple[int, int, int], ceiling: int) -> None:
     nodes, hidden = random_grid(drawn)
     ranks = np.argsort(np.argsort(chords(nodes, hidden), axis=1), axis=1) + 1
@@ -102,7 +102,7 @@ def test_first_pick_is_that_of_brute_force(drawn: tuple[int, int, int], ceiling:
 
 
 @given(random_grids, st.lists(st.integers(1, 12), min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_nearest_is_that_of_brute_force_however_often_it_is_asked(
     drawn: tuple[int, int, int], asked: list[int]
 ) -> None:
@@ -138,7 +138,7 @@ def brute_smallest(nodes: DataNodes, hidden: np.ndarray, floor: int, ceiling: in
 
 
 @given(random_grids, st.integers(1, 12), st.integers(12, 64))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_smallest_is_that_of_brute_force(drawn: tuple[int, int, int], floor: int, ceiling: int) -> None:
     nodes, hidden = random_grid(drawn)
     expected = brute_smallest(nodes, hidden, floor, min(ceiling, len(nodes.latitudes)))
@@ -219,8 +219,8 @@ def test_auto_is_the_users_loop_on_the_tiny_grid(tiny_nodes: HeteroData, floor: 
     assert auto(tiny_nodes, 1000.0, floor, 64) == expected
 
 
-@pytest.mark.parametrize("boundary_width_km", [300.0, 2500.0])
-@pytest.mark.parametrize("seed", [None, 0, 1])
+@pytest.mark.parametrize("boundary_width_km", [500.0])
+@pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize(("lam_step", "globe_step", "resolution"), [(2.0, 6.0, 2), (2.5, 10.0, 3)])
 def test_auto_is_the_users_loop_on_nested_grids(
     lam_step: float, globe_step: float, resolution: int, seed: int | None, boundary_width_km: float
@@ -246,7 +246,7 @@ def lattice(step: float, rows: int, columns: int, offset: float = 0.0) -> np.nda
     offset=st.sampled_from([0.0, 0.25, 0.5]),
     floor=st.integers(1, 6),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_auto_is_the_users_loop_on_lattices(
     step: float, rows: int, columns: int, coarser: float, offset: float, floor: int
 ) -> None:

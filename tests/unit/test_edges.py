@@ -31,14 +31,14 @@ def pairs(edges: torch.Tensor) -> set[tuple[int, int]]:
 def nested() -> HeteroData:
     """Symmetric nested grid, in which 12 neighbours are not enough, with a mask on each kind of nodes."""
     coordinates, in_lam = nested_coordinates(2.0, 5.0)
-    graph = graph_of(coordinates, in_lam, mesh_coordinates(2))
+    graph = graph_of(coordinates, in_lam, mesh_coordinates(3))
     rng = np.random.default_rng(0)
     graph["data"].used = torch.tensor(rng.uniform(size=(len(coordinates), 1)) < 0.8)
     graph["hidden"].used = torch.tensor(rng.uniform(size=(len(graph["hidden"].x), 1)) < 0.9)
     return graph
 
 
-MASKS = [{}, {"source_mask_attr_name": "used"}, {"source_mask_attr_name": "used", "target_mask_attr_name": "used"}]
+MASKS = [{}, {"source_mask_attr_name": "used", "target_mask_attr_name": "used"}]
 
 
 def used(graph: HeteroData, name: str, mask: str | None) -> np.ndarray:

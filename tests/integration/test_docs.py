@@ -1,0 +1,296 @@
+"""Everything that README and docs show is run, composed or parsed: a block that none of this fits fails.
+
+One process of its own (this file, run as a script) goes through all blocks in the order of the pages, in a folder
+that has what a reader would have by then: sample data, files that the pages show, a trained run. So Hydra's plugins,
+the reader's own among them, are found as in a user's process.
+
+Trainings are composed, resolved and validated but not run, as other tests run them. The published experiments get
+the tiny sample data in place of a user's, and a smaller trim where theirs would leave nothing of a LAM of 26 x 44
+points: what is tested are keys and values, not sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in (
+    "index", "start", "experiments", "graphs", "extending", "plugin", "reference"
+))]  # fmt: skip
+NOT_RUN = ("text", "{toctree}", "{eval-rst}")  # output of commands, and what Sphinx runs
+FENCE = re.compile(r"^(`{3,})(\S*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
+SHOWN_FILE = re.compile(r"# (\S+\.(?:py|ya?ml|toml))\n")
+
+PUBLISHED = ("mmgt", "nbd", "tnbd", "tnbd_covering")
+TINY_TRIM = "dataloader.trim=[2,2,2,2]"
+RUN_ID = "RUN_ID"
+# The user's own package, as if it were installed.
+PACKAGE = "polar"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def file(self) -> str | None:
+        """Name of the file that it shows, from a comment in its first line."""
+        found = SHOWN_FILE.match(self.text)
+        return found[1] if found else None
+
+    @property
+    def commands(self) -> list[str]:
+        """Lines of a shell block that are commands."""
+        return [line for line in self.text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def blocks() -> list[Block]:
+    """All fenced blocks that show something to run or to write down."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in FENCE.finditer(text):
+            if match[2] not in NOT_RUN:
+                line = text.count("\n", 0, match.start()) + 1
+                found.append(Block(str(page.relative_to(ROOT)), line, match[2], match[3]))
+    return found
+
+
+BLOCKS = blocks()
+
+
+# As a script: run the blocks
+
+
+class Workshop:
+    """Runs blocks in the working folder; what is wrong raises."""
+
+    def __init__(self, sample: Path) -> None:
+        self.sample = sample
+        self.namespace: dict[str, Any] = {}
+        self.programs: dict[str, Callable[[list[str]], None]] = {
+            "anemoi-house": self._house,
+            "anemoi-training": self._training,
+            "anemoi-graphs": self._graphs,
+            "anemoi-inference": self._inference,
+            "mlflow": self._mlflow,
+            "make": self._make,
+            "export": self._export,
+            "pip": self._pip,
+        }
+
+    def run(self, block: Block) -> None:
+        {"bash": self._bash, "python": self._python, "yaml": self._yaml, "toml": self._toml}[block.language](block)
+
+    def _bash(self, block: Block) -> None:
+        for command in block.commands:
+            program, *arguments = shlex.split(command)
+            self.programs[program](arguments)
+
+    def _python(self, block: Block) -> None:
+        if block.file is None:
+            exec(compile(block.text, str(block), "exec"), self.namespace)
+            return
+        path = Path(block.file).relative_to(PACKAGE)
+        parts = path.parent.parts if path.stem == "__init__" else path.with_suffix("").parts
+        importlib.import_module(".".join(parts))
+
+    def _yaml(self, block: Block) -> None:
+        assert isinstance(yaml.safe_load(block.text), dict)
+
+    def _toml(self, block: Block) -> None:
+        for package in tomllib.loads(block.text)["tool"]["setuptools"]["packages"]:
+            assert (Path(block.file or "").parent / package.replace(".", "/") / "__init__.py").is_file(), package
+
+    def _house(self, arguments: list[str]) -> None:
+        """Really run; a published experiment as its sample, since its mesh alone takes a minute."""
+        from anemoi_house.cli import main
+
+        if arguments[:2] == ["graph", "size"]:
+            arguments = [f"{word}_sample" if word in PUBLISHED else word for word in arguments]
+        assert main(arguments) == 0
+
+    def _training(self, arguments: list[str]) -> None:
+        """Compose, resolve and validate, as `anemoi-training train` and `config validate` begin."""
+        from anemoi.training.schemas.base_schema import BaseSchema
+        from hydra import compose, initialize
+        from omegaconf import OmegaConf
+
+        assert arguments.pop(0) == "train" or arguments.pop(0) == "validate"
+        named = [word.partition("=")[2] for word in arguments if word.startswith("--config-name=")]
+        overrides = [word for word in arguments if not word.startswith("--")]
+        unknown = {word for word in arguments if word.startswith("--")} - {
+            f"--config-name={named[0]}",
+            "--cfg=job",
+            "--info=searchpath",
+        }
+        assert not unknown, unknown
+        trimmed = named[0].startswith("tnbd") and not named[0].endswith("_sample")
+        if trimmed and not any(word.startswith("dataloader.trim=") and "[15" not in word for word in overrides):
+            overrides = [*(word for word in overrides if not word.startswith("dataloader.trim=")), TINY_TRIM]
+        with initialize(version_base=None):
+            config = compose(named[0], overrides=overrides)
+        assert config.config_validation
+        OmegaConf.resolve(config)
+        BaseSchema(**config)
+
+    def _graphs(self, arguments: list[str]) -> None:
+        from anemoi.graphs.create import GraphCreator
+
+        command, recipe, graph = arguments
+        assert command == "create"
+        GraphCreator(config=Path(recipe)).create(save_path=Path(graph), overwrite=True)
+
+    def _inference(self, arguments: list[str]) -> None:
+        """Run by other tests; here, the config that the page shows must be one, of this package's checkpoint."""
+        command, config = arguments
+        assert command == "run"
+        assert Path(yaml.safe_load(Path(config).read_text())["checkpoint"].replace(RUN_ID, self._run_id())).is_file()
+
+    def _mlflow(self, arguments: list[str]) -> None:
+        """The server is not started; the store it is to show must be there."""
+        command, option, store = arguments
+        assert (command, option) == ("ui", "--backend-store-uri")
+        assert Path(store.removeprefix("sqlite:///")).is_file()
+
+    def _make(self, arguments: list[str]) -> None:
+        done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def _export(self, arguments: list[str]) -> None:
+        (assignment,) = arguments
+        name, _, value = assignment.partition("=")
+        assert name in ("HOUSE_HRRR", "HOUSE_GFS", "HOUSE_OUTPUT", "HOUSE_SAMPLE")
+        os.environ[name] = value
+
+    def _pip(self, arguments: list[str]) -> None:
+        assert arguments[0] == "install"
+        for word in arguments[1:]:
+            assert word == "-c" or (ROOT / word).exists() or Path(word).exists(), word
+
+    @staticmethod
+    def _run_id() -> str:
+        (checkpoint,) = Path("outputs/checkpoint").iterdir()
+        return checkpoint.name
+
+
+def train() -> None:
+    """A training of a few steps with the reader's own builder, through the stock command."""
+    from anemoi.training.commands.train import main
+
+    short = ["training.max_steps=2", "dataloader.validation.datasets.data.end=2020-01-26"]
+    sys.argv = ["anemoi-training train", "--config-name=polar_sample", *short]
+    os.environ["ANEMOI_TRAINING_CMD"] = " ".join(sys.argv)  # as the command does, for the ranks that it might start
+    main()
+    # The pages speak of the graph of tnbd_sample; this one has its nodes, and a record of other edges.
+    shutil.copy("outputs/graphs/polar_sample.pt", "outputs/graphs/tnbd_sample.pt")
+
+
+def run_blocks(sample: Path) -> dict[str, str]:
+    """Errors of all blocks by where they stand; empty for those that are right."""
+    train()
+    workshop = Workshop(sample)
+    errors = {}
+    for block in BLOCKS:
+        # A reader's own paths become those of the sample data.
+        text = block.text.replace("/path/to/outputs", "outputs").replace("/path/to", str(sample))
+        told = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+                workshop.run(Block(block.page, block.line, block.language, text))
+            errors[str(block)] = ""
+        except BaseException:
+            errors[str(block)] = f"{traceback.format_exc()}\nIt said:\n{told.getvalue()[-3000:]}"
+    return errors
+
+
+# As tests
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
+    """Folder with the sample data and all files that the pages show."""
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "sample").symlink_to(sample)
+    for block in BLOCKS:
+        if block.file:
+            path = folder / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text.replace("/path/to/outputs", "outputs").replace("/path/to", str(sample)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def errors(here: Any, workshop: Path, sample: Path) -> dict[str, str]:
+    """What is wrong with each block, from the process that ran them all."""
+    there = workshop / "errors.json"
+    here.check("python", __file__, sample, there, cwd=workshop, PYTHONPATH=str(workshop / PACKAGE))
+    return json.loads(there.read_text())
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_shown_is_right(block: Block, errors: dict[str, str]) -> None:
+    assert not errors[str(block)], errors[str(block)]
+
+
+def inline_commands() -> Iterator[tuple[str, str]]:
+    """Page and text of commands that are shown within a sentence."""
+    for page in PAGES:
+        for text in re.findall(r"`((?:make|anemoi-house|anemoi-training) [^`]+)`", FENCE.sub("", page.read_text())):
+            yield str(page.relative_to(ROOT)), text
+
+
+@pytest.mark.parametrize(("page", "command"), sorted(set(inline_commands())))
+def test_inline_command_exists(page: str, command: str) -> None:
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{re.escape(arguments[0])}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif program == "anemoi-house":
+        from anemoi_house.cli import _parser
+
+        _parser().parse_args(arguments)
+    else:
+        named = [word.partition("=")[2] for word in arguments if word.startswith("--config-name=")]
+        assert all((ROOT / "configs" / f"{name}.yaml").is_file() for name in named)
+
+
+def test_nothing_shown_is_left_out() -> None:
+    languages = {match[2] for page in PAGES for match in FENCE.finditer(page.read_text())}
+    assert languages <= {"bash", "python", "yaml", "toml", *NOT_RUN}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} == {page.name for page in PAGES[1:]}
+
+
+def test_links_and_pictures_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            assert "://" in target or (page.parent / target).is_file(), f"{page.name}: {target}"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(run_blocks(Path(sys.argv[1]))))
