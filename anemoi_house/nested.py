@@ -22,16 +22,16 @@ LOGGER = logging.getLogger(__name__)
 LAM, GLOBAL = "system.input.dataset.lam", "system.input.dataset.global"
 TRIM = "dataloader.trim"
 
-BYTES_PER_DATA_NODE = 1024
-"""Room for a graph file: some 600 bytes a data node on the published grids (edges, their attributes, trainables)."""
+BYTES_PER_DATA_NODE = 256
+"""Room for a graph file: 150 to 210 bytes a data node on the published grids."""
 
 
-def checked_cutout(cutout: dict[str, Any], config: DictConfig) -> dict[str, Any]:
+def checked_cutout(cutout: DictConfig, config: DictConfig) -> dict[str, Any]:
     """Cutout for `open_dataset`, with the trim in cells.
 
     Parameters
     ----------
-    cutout : dict
+    cutout : DictConfig
         As in `dataloader.nested`: the LAM, with a `trim_edge` as users write it, then the global dataset.
     config : DictConfig
         The whole config: which variables are used, where the graph file goes.
@@ -43,8 +43,8 @@ def checked_cutout(cutout: dict[str, Any], config: DictConfig) -> dict[str, Any]
         variable, disagrees with the other, or cannot be trimmed so; and where the graph file cannot be
         written, or is outdated and must not be overwritten.
     """
-    used = OmegaConf.to_container(config.data.datasets.data, resolve=True)
-    checked = json.loads(_checked_cutout(json.dumps(cutout, default=str), json.dumps(used)))
+    parts, used = (OmegaConf.to_container(part, resolve=True) for part in (cutout, config.data.datasets.data))
+    checked = json.loads(_checked_cutout(json.dumps(parts, default=str), json.dumps(used)))
     _check_graph_file(config, checked)
     return checked
 
@@ -54,7 +54,7 @@ def graph_to_build(config: DictConfig) -> bool:
     path = _graph_path(config)
     if path is None or not path.exists():
         return True
-    cutout = checked_cutout(OmegaConf.to_container(config.dataloader.nested, resolve=True), _without_overwrite(config))
+    cutout = checked_cutout(config.dataloader.nested, _without_overwrite(config))
     outdated = _outdated(path, _graph_settings(config), json.dumps(cutout))
     if outdated:
         LOGGER.warning("The graph file %s is built anew: %s", path, outdated)
@@ -163,8 +163,8 @@ def _check_graph_file(config: DictConfig, cutout: dict[str, Any]) -> None:
     if path.exists() and not overwrite:
         if outdated := _outdated(path, _graph_settings(config), json.dumps(cutout)):
             raise HouseError(
-                f"system.input.graph: {path} does not fit, and graph.overwrite=False: {outdated}. Leave out "
-                "graph.overwrite, which then builds what is outdated anew, or name another file."
+                f"system.input.graph: {path} does not fit, and graph.overwrite=False: {outdated}. Name another file, or "
+                "leave out graph.overwrite (and graph=existing), so that what is outdated is built anew."
             )
         return
     _check_room(path, json.dumps(cutout))
@@ -192,18 +192,19 @@ def _check_room(path: Path, cutout_json: str) -> None:
 def _outdated(path: Path, settings_json: str, cutout_json: str) -> str:
     """Why a graph file does not fit, or nothing where it does."""
     from anemoi_house.graphs.describe import RECORD, load_graph
-    from anemoi_house.graphs.record import coordinates_digest, differences
+    from anemoi_house.graphs.record import coordinates_digest, data_digest, differences
 
     try:
-        record = getattr(load_graph(path), RECORD, None)
+        graph = load_graph(path)
     except HouseError as mistake:
         return str(mistake)
+    settings, data = json.loads(settings_json), coordinates_digest(*_coordinates(cutout_json))
+    if not settings["nodes"]:  # stock `graph: existing`: any graph of these data will do
+        return "" if data_digest(graph) == data else "its data nodes are not those of the dataset"
+    record = getattr(graph, RECORD, None)
     if not record:
         return "it does not say what it was built from"
-    wanted = json.loads(settings_json)
-    if not wanted["nodes"]:  # stock `graph: existing` has no settings but the file
-        wanted = record["settings"]
-    found = differences(record, wanted, coordinates_digest(*_coordinates(cutout_json)))
+    found = differences(record, settings, data)
     return f"it was built from other settings ({'; '.join(found)})" if found else ""
 
 
@@ -222,13 +223,13 @@ def _graph_settings(config: DictConfig) -> str:
     """Settings of the graph as JSON, without resolving its dataset, which may be what is being resolved."""
     from anemoi_house.graphs.record import settings
 
-    root = OmegaConf.create(OmegaConf.to_container(_without_overwrite(config), resolve=False))
+    root = _without_overwrite(config)
     root.dataloader.dataset = None
-    return json.dumps(settings(OmegaConf.to_container(root.graph, resolve=True)))
+    return json.dumps(settings(OmegaConf.to_container(root.graph, resolve=True)))  # type: ignore[arg-type]
 
 
 def _without_overwrite(config: DictConfig) -> DictConfig:
     """Copy of the config in which asking for the graph does not ask for this check again."""
-    copy = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    copy = DictConfig(OmegaConf.to_container(config, resolve=False))
     copy.graph.overwrite = True
     return copy

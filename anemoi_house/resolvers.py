@@ -43,7 +43,7 @@ def nested(cutout: DictConfig, *, _root_: DictConfig) -> DictConfig:
     """`${house.nested:${dataloader.nested}}`: the cutout with its trim in cells, once all that it names is checked."""
     from anemoi_house.nested import checked_cutout
 
-    return OmegaConf.create(checked_cutout(OmegaConf.to_container(cutout, resolve=True), _root_))
+    return OmegaConf.create(checked_cutout(cutout, _root_))
 
 
 def build_graph(*, _root_: DictConfig) -> bool:

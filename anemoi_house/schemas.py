@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 
 from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
-from anemoi_house.graphs.coverage import parse_neighbours
+from anemoi_house.graphs.coverage import check_range, parse_neighbours
 
 
 class HouseModel(BaseModel):
@@ -59,6 +59,11 @@ class BoundaryAwareKNNEdgesSchema(HouseModel):
     @classmethod
     def _neighbours(cls, value: Any) -> Any:
         return _as_value_error(parse_neighbours, value, auto=True)
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        _as_value_error(check_range, self.floor, self.ceiling)
+        return self
 
 
 class CoveringKNNEdgesSchema(HouseModel):
@@ -111,7 +116,9 @@ class AreaReweightedScalerSchema(HouseModel):
 class LocalMLflowLoggerSchema(MlflowSchema):
     """Settings of `anemoi_house.tracking.local.LocalMLflowLogger`: those of the stock logger, without a server."""
 
-    target_: Literal["anemoi_house.tracking.local.LocalMLflowLogger"] = Field(..., alias="_target_")
+    target_: Literal["anemoi_house.tracking.local.LocalMLflowLogger"] = Field(  # type: ignore[assignment]
+        ..., alias="_target_"
+    )
     offline: Literal[False] = False
     "A SQLite store is neither offline nor online."
     authentication: Literal[False] = False
@@ -124,23 +131,43 @@ class LocalMLflowLoggerSchema(MlflowSchema):
 def register() -> None:
     """Let anemoi-training's validation accept our classes; once a process."""
     from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema
+    from anemoi.training.schemas.diagnostics import LoggingSchema
+    from anemoi.training.schemas.training import SingleTrainingSchema
+
+    accept(
+        (EdgeSchema, "edge_builders", BoundaryAwareKNNEdgesSchema, CoveringKNNEdgesSchema),
+        (BaseGraphSchema, "post_processors", GraphRecordSchema),
+        (SingleTrainingSchema, "scalers", AreaReweightedScalerSchema),
+        (LoggingSchema, "mlflow", LocalMLflowLoggerSchema),
+    )
+
+
+def accept(*additions: tuple[Any, ...]) -> None:
+    """Let anemoi-training's validation accept further schemas.
+
+    Parameters
+    ----------
+    *additions : tuple
+        A model of anemoi's, the name of its field that is a closed union, and the schemas that the
+        union is to hold besides. Subclasses have fields of their own: name the model that is used,
+        `SingleTrainingSchema` rather than its base.
+    """
+    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
     from anemoi.training.schemas.base_schema import BaseSchema
     from anemoi.training.schemas.diagnostics import DiagnosticsSchema, LoggingSchema
     from anemoi.training.schemas.training import SingleTrainingSchema
 
-    for model, field, members in (
-        (EdgeSchema, "edge_builders", (BoundaryAwareKNNEdgesSchema, CoveringKNNEdgesSchema)),
-        (BaseGraphSchema, "post_processors", (GraphRecordSchema,)),
-        (SingleTrainingSchema, "scalers", (AreaReweightedScalerSchema,)),
-        (LoggingSchema, "mlflow", (LocalMLflowLoggerSchema,)),
-    ):
+    models = [model for model, *_ in additions]
+    for model, field, *members in additions:
         info = model.model_fields[field]
         if info.discriminator:  # pydantic keeps the discriminator of a union that is the whole field apart from it
             info.annotation = Union[(*get_args(info.annotation), *members)]
         else:
-            info.annotation = widened(info.annotation, members)
+            info.annotation = widened(info.annotation, tuple(members))
     # From the inside out: a model copies the core schemas of its members when it is built.
-    for model in (EdgeSchema, BaseGraphSchema, SingleTrainingSchema, LoggingSchema, DiagnosticsSchema, BaseSchema):
+    inner = (NodeSchema, EdgeSchema, BaseGraphSchema, SingleTrainingSchema, LoggingSchema)
+    outer = (DiagnosticsSchema, BaseSchema)
+    for model in (*(model for model in models if model not in outer), *inner, *outer):
         model.model_rebuild(force=True)
 
 

@@ -11,7 +11,7 @@ Points are unit vectors, of shape (n, 3). Arrays in, arrays out: numpy and scipy
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,8 +85,12 @@ class DataNodes:
         return {zone: int(np.count_nonzero(zones == zone)) for zone in ZONES}
 
 
+@overload
+def parse_neighbours(value: object, *, auto: Literal[False] = False, key: str = ...) -> int: ...
+@overload
+def parse_neighbours(value: object, *, auto: Literal[True], key: str = ...) -> int | Literal["auto"]: ...
 def parse_neighbours(
-    value: object, *, key: str = "num_nearest_neighbours", auto: bool = False
+    value: object, *, auto: bool = False, key: str = "num_nearest_neighbours"
 ) -> int | Literal["auto"]:
     """Number of neighbours as a user wrote it.
 
@@ -94,6 +98,10 @@ def parse_neighbours(
     ----------
     value : object
         A whole number of at least 1 or, where `auto` allows it, the word `auto`.
+    auto : bool
+        Whether the word will do.
+    key : str
+        Name of the setting, for the message.
 
     Raises
     ------
@@ -106,6 +114,18 @@ def parse_neighbours(
         return value
     way_out = "a whole number of at least 1" + (", or auto" if auto else "")
     raise HouseError(f"{key}: {value!r} is no number of neighbours; give {way_out}.")
+
+
+def check_range(floor: object, ceiling: object) -> None:
+    """Refuse a range of neighbours that `auto` could not look through.
+
+    Raises
+    ------
+    HouseError
+        Where an end is no number of neighbours, or the range is empty.
+    """
+    if parse_neighbours(floor, key="floor") > parse_neighbours(ceiling, key="ceiling"):
+        raise HouseError(f"floor: {floor} is more than ceiling: {ceiling}; lower the one or raise the other.")
 
 
 def reached_nodes(num_nodes: int, sources: NDArray[np.integer]) -> Mask:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from anemoi_house.graphs.coverage import (
     SEARCH_LIMIT,
     DataNodes,
     NeighbourSearch,
+    check_range,
     nearest_hidden,
     parse_neighbours,
     reached_nodes,
@@ -66,7 +69,9 @@ class BoundaryAwareKNNEdges(KNNEdges):
         source_mask_attr_name: str | None = None,
         target_mask_attr_name: str | None = None,
     ) -> None:
-        neighbours = _parsed_neighbours(num_nearest_neighbours, auto=True)
+        with _as_command_error():
+            neighbours = parse_neighbours(num_nearest_neighbours, auto=True)
+            check_range(floor, ceiling)
         self.automatic = neighbours == "auto"
         super().__init__(
             source_name,
@@ -159,7 +164,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
         indices = nearest.indices
         if len(nearest.tied):
             source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-            of_stock = self._compute_adj_matrix_sklearn(source, target[nearest.tied])
+            of_stock: coo_matrix = self._compute_adj_matrix_sklearn(source, target[nearest.tied])
             indices = indices.copy()
             indices[nearest.tied] = of_stock.col.reshape(len(nearest.tied), -1)
         rows = np.repeat(np.arange(len(indices)), indices.shape[1])
@@ -214,7 +219,8 @@ class CoveringKNNEdges(KNNEdges):
         source_mask_attr_name: str | None = None,
         target_mask_attr_name: str | None = None,
     ) -> None:
-        neighbours = _parsed_neighbours(num_nearest_neighbours, auto=False)
+        with _as_command_error():
+            neighbours = parse_neighbours(num_nearest_neighbours)
         super().__init__(source_name, target_name, neighbours, source_mask_attr_name, target_mask_attr_name)
 
     def compute_edge_index(self, source_nodes: NodeStorage, target_nodes: NodeStorage) -> torch.Tensor:
@@ -271,8 +277,9 @@ def unmasked(nodes: NodeStorage, mask_attr_name: str | None) -> np.ndarray:
     return np.flatnonzero(nodes[mask_attr_name].squeeze().cpu().numpy())
 
 
-def _parsed_neighbours(value: object, *, auto: bool) -> int | Literal["auto"]:
+@contextmanager
+def _as_command_error() -> Iterator[None]:
     try:
-        return parse_neighbours(value, auto=auto)
+        yield
     except HouseError as mistake:
         raise CommandError(str(mistake)) from None

@@ -61,9 +61,9 @@ class GraphRecord(PostProcessor):
         """
         names = (self.data_name, self.hidden_name, self.lam_mask_attr_name)
         config = kwargs["graph_config"]
-        record = {
+        record: dict[str, Any] = {
             "settings": settings(config),
-            "data": coordinates_digest(*np.rad2deg(graph[self.data_name].x.cpu().numpy()).T),
+            "data": data_digest(graph, self.data_name),
             "lam_shape": lam_shape(config["nodes"][self.data_name]["node_builder"].get("dataset")),
         }
         setattr(graph, RECORD, record)
@@ -87,6 +87,11 @@ def settings(graph_config: Mapping[str, Any]) -> dict[str, Any]:
     for node in (parts["nodes"] or {}).values():
         node["node_builder"].pop("dataset", None)
     return parts
+
+
+def data_digest(graph: HeteroData, data_name: str = "data") -> str:
+    """Digest of the coordinates of a graph's data nodes, to be compared with `coordinates_digest` of a dataset."""
+    return coordinates_digest(*np.rad2deg(graph[data_name].x.cpu().numpy()).T)
 
 
 def coordinates_digest(latitudes: np.ndarray, longitudes: np.ndarray) -> str:
@@ -129,10 +134,8 @@ def _plain(config: Any) -> Any:
 
 
 def _flat(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if isinstance(config, Mapping):
-        pairs = config.items()
-    elif isinstance(config, list):
-        pairs = enumerate(config)
-    else:
+    if isinstance(config, list):
+        config = dict(enumerate(config))
+    if not isinstance(config, Mapping):
         return [(prefix, config)]
-    return [leaf for key, value in pairs for leaf in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
+    return [leaf for key, value in config.items() for leaf in _flat(value, f"{prefix}.{key}" if prefix else str(key))]

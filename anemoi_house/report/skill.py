@@ -106,7 +106,7 @@ def skill(run: Run, variables: tuple[str, ...] = VARIABLES) -> list[Skill]:
     outputs = [names["output"][name] for name in variables]
     columns = [data.name_to_index[name] for name in variables]
     steps = run.metadata["config"]["task"]["multistep_input"]
-    in_lam = np.arange(data.shape[-1]) < data.grids[0]
+    in_lam = np.arange(data.shape[-1]) < np.asarray(data.grids)[0]
     weights = {"lam": in_lam.astype(float), "outside": np.where(in_lam, 0, np.cos(np.deg2rad(data.latitudes)))}
 
     squares: dict[tuple[str, str, str], list[float]] = {}
