@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -163,8 +164,8 @@ def _check_graph_file(config: DictConfig, cutout: dict[str, Any]) -> None:
     if path.exists() and not overwrite:
         if outdated := _outdated(path, _graph_settings(config), json.dumps(cutout)):
             raise HouseError(
-                f"system.input.graph: {path} does not fit, and graph.overwrite=False: {outdated}. Name another file, or "
-                "leave out graph.overwrite (and graph=existing), so that what is outdated is built anew."
+                f"system.input.graph: {path} does not fit, and graph.overwrite=False: {outdated}. Name another file, "
+                "or leave out graph.overwrite (and graph=existing), so that what is outdated is built anew."
             )
         return
     _check_room(path, json.dumps(cutout))
@@ -185,7 +186,7 @@ def _check_room(path: Path, cutout_json: str) -> None:
     if free < needed:
         raise HouseError(
             f"system.input.graph: {path.parent} has {free / 1e6:.0f} MB left, and the graph needs up to "
-            f"{needed / 1e6:.0f} MB. Make room, or set system.output.root (or HOUSE_OUTPUT) to another disk."
+            f"{math.ceil(needed / 1e6)} MB. Make room, or set system.output.root (or HOUSE_OUTPUT) to another disk."
         )
 
 

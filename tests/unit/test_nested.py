@@ -84,7 +84,7 @@ def mistake_in(config: DictConfig) -> str:
         OmegaConf.resolve(config)
     assert str(caught.value.code)
     with pytest.raises(HouseError):
-        checked_cutout(OmegaConf.to_container(config.dataloader.nested, resolve=True), config)
+        checked_cutout(config.dataloader.nested, config)
     return str(caught.value).splitlines()[0]
 
 
@@ -353,8 +353,8 @@ def rebuilt_because(config: DictConfig, caplog: pytest.LogCaptureFixture) -> str
     assert warning.startswith(f"The graph file {path} is built anew: ")
     reason = warning.removeprefix(f"The graph file {path} is built anew: ")
     assert mistake_in(without_our_overwrite(config)) == (
-        f"system.input.graph: {path} does not fit, and graph.overwrite=False: {reason}. Leave out graph.overwrite, "
-        "which then builds what is outdated anew, or name another file."
+        f"system.input.graph: {path} does not fit, and graph.overwrite=False: {reason}. Name another file, "
+        "or leave out graph.overwrite (and graph=existing), so that what is outdated is built anew."
     )
     return reason
 
@@ -438,7 +438,7 @@ def test_graph_of_stock_existing(graph_file: Path, lam: Path, globe: Path) -> No
     OmegaConf.resolve(config)
     other = config_of(lam, globe, graph_file, **{"dataloader.trim": "300 km"})
     other.graph = {"overwrite": False}
-    assert "it was built from other settings (the coordinates of the data)" in mistake_in(other)
+    assert "its data nodes are not those of the dataset" in mistake_in(other)
 
 
 # Within one process
@@ -453,6 +453,6 @@ def test_a_mistake_that_is_mended_is_not_remembered(tmp_path: Path, globe: Path)
 
 def test_what_a_caller_does_to_the_cutout_is_not_remembered(lam: Path, globe: Path) -> None:
     config = config_of(lam, globe)
-    cutout = checked_cutout(OmegaConf.to_container(config.dataloader.nested, resolve=True), config)
+    cutout = checked_cutout(config.dataloader.nested, config)
     cutout["cutout"].clear()
     assert len(cutout_of(config)["cutout"]) == 2
