@@ -348,7 +348,7 @@ def test_boundary_aware_edges_in_a_recipe(tmp_path: Path) -> None:
 
 
 def test_an_empty_range_for_auto_is_refused() -> None:
-    with pytest.raises(CommandError, match="floor: 20 is more than ceiling: 12; lower the one or raise the other."):
+    with pytest.raises(CommandError, match="floor: 20 is more than ceiling: 12; lower the one"):
         BoundaryAwareKNNEdges("data", "hidden", "auto", floor=20, ceiling=12)
     with pytest.raises(CommandError, match="floor: 0 is no number of neighbours"):
         BoundaryAwareKNNEdges("data", "hidden", "auto", floor=0)
