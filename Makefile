@@ -52,7 +52,8 @@ test-unit: environment ## the fast tests
 test-integration: environment ## the tests on the stock commands
 	$(BIN)/python -m pytest tests/integration
 
-test-python: environment ## the unit tests and one training, for another Python: PYTHON=python3.13 VENV=.venv-3.13
+# For another Python: make test-python PYTHON=python3.13 VENV=.venv-3.13
+test-python: environment ## the unit tests and one training
 	$(BIN)/python -m pytest tests/unit tests/integration/test_experiments.py \
 	  -k "unit or (test_trains and tnbd_sample)"
 

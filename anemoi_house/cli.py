@@ -24,7 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="anemoi-house", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="anemoi-house",
+        description="Sample data and graphs of nested experiments. Training, inference and datasets stay with the "
+        "stock commands: anemoi-training, anemoi-inference, anemoi-datasets.",
+    )
     parser.add_argument("--version", action="version", version=f"anemoi-house {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_sample(commands)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from anemoi.training.schemas.diagnostics import MlflowSchema
 from anemoi.utils.schemas import BaseModel
@@ -36,12 +36,30 @@ class HouseModel(BaseModel):
             raise CommandError("\n".join(_explain(cls, error) for error in errors.errors())) from None
 
 
-class BoundaryAwareKNNEdgesSchema(HouseModel):
+class NearestNeighboursModel(HouseModel):
+    """What our nearest-neighbour builders have in common."""
+
+    AUTO: ClassVar[bool] = False
+
+    num_nearest_neighbours: Any
+    "Data nodes that each hidden node picks; `auto`, where a builder knows it, for the smallest number that holds."
+    source_mask_attr_name: str | None = None
+    "Mask on the source nodes."
+    target_mask_attr_name: str | None = None
+    "Mask on the target nodes."
+
+    @field_validator("num_nearest_neighbours")
+    @classmethod
+    def _neighbours(cls, value: Any) -> Any:
+        return _as_value_error(parse_neighbours, value, auto=cls.AUTO)
+
+
+class BoundaryAwareKNNEdgesSchema(NearestNeighboursModel):
     """Settings of `anemoi_house.graphs.BoundaryAwareKNNEdges`."""
 
+    AUTO: ClassVar[bool] = True
+
     target_: Literal["anemoi_house.graphs.BoundaryAwareKNNEdges"] = Field(..., alias="_target_")
-    num_nearest_neighbours: Any
-    "Data nodes that each hidden node picks, or `auto` for the smallest number that keeps the promise."
     boundary_width_km: PositiveFloat = 1000.0
     "Width of the zone around the LAM in which no data node may be isolated."
     lam_mask_attr_name: str = "cutout_mask"
@@ -50,15 +68,6 @@ class BoundaryAwareKNNEdgesSchema(HouseModel):
     "Number of neighbours from which `auto` looks."
     ceiling: PositiveInt = 64
     "Number of neighbours up to which `auto` looks."
-    source_mask_attr_name: str | None = None
-    "Mask on the source nodes."
-    target_mask_attr_name: str | None = None
-    "Mask on the target nodes."
-
-    @field_validator("num_nearest_neighbours")
-    @classmethod
-    def _neighbours(cls, value: Any) -> Any:
-        return _as_value_error(parse_neighbours, value, auto=True)
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -66,21 +75,10 @@ class BoundaryAwareKNNEdgesSchema(HouseModel):
         return self
 
 
-class CoveringKNNEdgesSchema(HouseModel):
+class CoveringKNNEdgesSchema(NearestNeighboursModel):
     """Settings of `anemoi_house.graphs.CoveringKNNEdges`."""
 
     target_: Literal["anemoi_house.graphs.CoveringKNNEdges"] = Field(..., alias="_target_")
-    num_nearest_neighbours: Any
-    "Data nodes that each hidden node picks, before the rest is covered."
-    source_mask_attr_name: str | None = None
-    "Mask on the source nodes."
-    target_mask_attr_name: str | None = None
-    "Mask on the target nodes."
-
-    @field_validator("num_nearest_neighbours")
-    @classmethod
-    def _neighbours(cls, value: Any) -> Any:
-        return _as_value_error(parse_neighbours, value, auto=False)
 
 
 class GraphRecordSchema(HouseModel):
