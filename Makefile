@@ -25,7 +25,7 @@ demo: environment ## sample data, a small TNBD training, and what it learned
 	cd $(DEMO) && anemoi-training train --config-name=tnbd_sample
 	anemoi-house skill $(DEMO)/outputs
 	anemoi-house graph plot $(DEMO)/outputs/graphs/tnbd_sample.pt -o $(DEMO)/graph.png
-	@echo "The graph: $(DEMO)/graph.png. The dashboard: make dashboard, then open http://127.0.0.1:5000"
+	@echo "The graph: $(DEMO)/graph.png. The dashboard: make dashboard, then open http://127.0.0.1:5000/#/experiments/1/runs"
 
 dashboard: environment ## the runs of the demo in a browser
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO))/outputs/logs/mlflow/mlflow.db

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 from hydra.errors import CompactHydraException
 from omegaconf.errors import InterpolationResolutionError
 
@@ -22,4 +25,17 @@ class CommandError(HouseError, CompactHydraException, SystemExit):
 
 
 class ResolverError(CommandError, InterpolationResolutionError):
-    """A mistake found while a value of the config is resolved; OmegaConf adds the key and passes it on."""
+    """A mistake found while a value of the config is resolved.
+
+    OmegaConf lets its own kind of error through unchanged, and that is a ValueError: anemoi's command line
+    prints those with a traceback, unless somebody has set a hook for what is not caught.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        if sys.excepthook is sys.__excepthook__:
+            sys.excepthook = _as_python_does
+
+
+def _as_python_does(*error: Any) -> None:
+    sys.__excepthook__(*error)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from anemoi_house.command_errors import ResolverError
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     POLAR_LATITUDE,
@@ -201,9 +202,9 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
     try:
         nodes, edges = (_plain(config.graph[part]) for part in ("nodes", "edges"))
         dataset = _dataset(config)
+    except ResolverError as mistake:
+        raise HouseError(str(mistake).splitlines()[0]) from None
     except OmegaConfBaseException as error:
-        if isinstance(error, HouseError):
-            raise HouseError(str(error).splitlines()[0]) from None
         raise HouseError(f"the config {config_name} cannot be resolved: {error}") from None
     encoder, width_km = _encoder(edges)
     data, points, mesh = _nodes(nodes, dataset, width_km)

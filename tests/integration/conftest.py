@@ -64,6 +64,7 @@ def sample(here: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def new_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Environment]:
     """Function that makes an environment with the given requirements, at the tested versions."""
+    pytest.importorskip("uv", reason="new environments are made with uv: pip install uv")
 
     def make(*requirements: str, **variables: str) -> Environment:
         prefix = tmp_path_factory.mktemp("environment")
@@ -80,6 +81,7 @@ def new_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., E
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built as for a release."""
+    pytest.importorskip("uv", reason="the wheel is built with uv: pip install uv")
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "-o", folder, ROOT], check=True)
     (built,) = folder.glob("*.whl")
