@@ -96,5 +96,5 @@ def installed(new_environment: Callable[..., Environment], wheel: Path, sample: 
 
 @pytest.fixture(scope="session")
 def without_house(new_environment: Callable[..., Environment]) -> Environment:
-    """An environment with anemoi-inference, and nothing of ours."""
-    return new_environment("anemoi-inference", "anemoi-models")
+    """An environment with anemoi-inference and what it reads the samples with, and nothing of ours."""
+    return new_environment("anemoi-inference", "anemoi-models", "anemoi-datasets")

@@ -201,7 +201,7 @@ with netCDF4.Dataset("forecast.nc") as forecast:
     print(json.dumps([height.shape, (hours - hours[0]).tolist(), float(numpy.mean(height)), missing]))
 """
     shape, hours, mean, missing = json.loads(without_house.check("python", "-c", script, cwd=tmp_path))
-    assert shape == [4, 4854]
-    assert hours == [0, 6, 12, 18]  # from the first step, 6 h ahead, to 24 h ahead
+    assert shape == [5, 4854]
+    assert hours == [0, 6, 12, 18, 24]
     assert 5000 < mean < 6000
     assert missing == 0
