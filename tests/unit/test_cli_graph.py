@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from anemoi.graphs.edges import KNNEdges
-from conftest import graph_of, mesh_coordinates, nested_coordinates
+from small_grids import graph_of, mesh_coordinates, nested_coordinates
 from torch_geometric.data import HeteroData
 
 from anemoi_house.cli import main

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from anemoi.graphs.edges import KNNEdges
-from conftest import globe_grid, graph_of, haversine_km, mesh_coordinates, nested_coordinates, unit_vectors
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from small_grids import globe_grid, graph_of, haversine_km, mesh_coordinates, nested_coordinates, unit_vectors
 from torch_geometric.data import HeteroData
 
 from anemoi_house.errors import HouseError

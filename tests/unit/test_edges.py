@@ -9,8 +9,8 @@ import torch
 from anemoi.graphs.create import GraphCreator
 from anemoi.graphs.edges import KNNEdges, ReversedKNNEdges
 from anemoi.utils.config import DotDict
-from conftest import globe_grid, graph_of, haversine_km, lam_grid, mesh_coordinates, nested_coordinates, unit_vectors
 from hydra.errors import CompactHydraException
+from small_grids import globe_grid, graph_of, haversine_km, lam_grid, mesh_coordinates, nested_coordinates, unit_vectors
 from torch_geometric.data import HeteroData
 
 from anemoi_house.command_errors import CommandError

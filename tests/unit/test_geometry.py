@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import haversine_km, unit_vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Geod, Proj
+from small_grids import haversine_km, unit_vectors
 
 from anemoi_house.geometry import (
     EARTH_RADIUS_KM,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from anemoi.graphs.edges import KNNEdges
-from conftest import graph_of, mesh_coordinates, nested_coordinates, unit_vectors
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from small_grids import graph_of, mesh_coordinates, nested_coordinates, unit_vectors
 from torch_geometric.data import HeteroData
 
 from anemoi_house.errors import HouseError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import graph_of, haversine_km, mesh_coordinates, nested_coordinates, unit_vectors
+from small_grids import graph_of, haversine_km, mesh_coordinates, nested_coordinates, unit_vectors
 
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs import BoundaryAwareKNNEdges

@@ -12,8 +12,8 @@ import torch
 import zarr
 from anemoi.datasets import open_dataset
 from anemoi.graphs.create import GraphCreator
-from conftest import DATES, VARIABLES, globe_grid, lam_grid, write_store
 from omegaconf import DictConfig, OmegaConf
+from small_grids import DATES, VARIABLES, globe_grid, lam_grid, write_store
 
 from anemoi_house.command_errors import ResolverError
 from anemoi_house.errors import HouseError

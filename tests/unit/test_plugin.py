@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DATES, globe_grid, lam_grid, write_store
 from hydra import compose, initialize
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +20,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra_plugins.anemoi_searchpath.anemoi_searchpath_plugin import AnemoiSearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
+from small_grids import DATES, globe_grid, lam_grid, write_store
 
 from anemoi_house import registration
 from hydra_plugins.house_searchpath.plugin import HouseSearchPathPlugin

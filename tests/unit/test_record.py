@@ -13,8 +13,8 @@ import torch
 from anemoi.graphs.create import GraphCreator
 from anemoi.graphs.edges import KNNEdges
 from anemoi.utils.config import DotDict
-from conftest import lam_grid, write_store
 from omegaconf import OmegaConf
+from small_grids import lam_grid, write_store
 from torch_geometric.data import HeteroData
 
 from anemoi_house.command_errors import CommandError
