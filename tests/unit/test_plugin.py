@@ -227,19 +227,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_sample_experiments_pass_validation(experiment: str, sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anemoi.training.schemas.base_schema import BaseSchema
-
-    monkeypatch.setenv("HOUSE_SAMPLE", str(sample))
-    config = composed(f"{experiment}_sample")
-    OmegaConf.resolve(config)
-    assert BaseSchema(**config).config_validation
-    trim = [1, 1, 2, 2] if experiment.startswith("tnbd") else None
-    assert config.dataloader.dataset.cutout[0].get("trim_edge") == trim
-
-
-@pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("experiment", ["mmgt", "tnbd_covering"])
 def test_experiments_pass_validation_with_two_paths(
     experiment: str, sample: Path, monkeypatch: pytest.MonkeyPatch
