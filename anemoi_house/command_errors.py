@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -37,5 +38,24 @@ class ResolverError(CommandError, InterpolationResolutionError):
             sys.excepthook = _as_python_does
 
 
+def end_plainly_on_a_disk() -> None:
+    """Let what a disk refuses end `anemoi-datasets` with one line; it has no word of its own about that."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _disk_in_one_line
+
+
 def _as_python_does(*error: Any) -> None:
     sys.__excepthook__(*error)
+
+
+def _disk_in_one_line(kind: Any, error: Any, trace: Any) -> None:
+    code = getattr(error, "errno", None) if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        told = "The disk is full. What was loaded stays: free some space and go on with `anemoi-datasets load DATASET`"
+    elif isinstance(error, FileExistsError):
+        told = f"{error} To go on with one that is not finished: `anemoi-datasets load DATASET`"
+    elif code in (errno.EACCES, errno.EROFS):
+        told = f"{error.filename}: cannot be written to ({error.strerror}); give another folder"
+    else:
+        return _as_python_does(kind, error, trace)
+    print(told, file=sys.stderr)

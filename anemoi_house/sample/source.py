@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from anemoi.datasets.create.source import Source
-from earthkit.data.core.metadata import RawMetadata
 from earthkit.data.indexing.fieldlist import SimpleFieldList
 from earthkit.data.sources.array_list import ArrayField
 from earthkit.data.utils.metadata.dict import UserGeography
 
+from anemoi_house.datasets.fields import Metadata
 from anemoi_house.errors import HouseError
 from anemoi_house.sample.atmosphere import LEVEL_PARAMETERS, UNITS, Atmosphere
 from anemoi_house.sample.build import GRIDS, PARTS
@@ -43,7 +43,7 @@ class HouseSampleSource(Source):
         atmosphere, geography, spacing = _sampled(self.grid, self.part)
         return SimpleFieldList(
             [
-                ArrayField(values.astype(np.float32), _Metadata(_description(name, date, spacing), geography))
+                ArrayField(values.astype(np.float32), Metadata(_description(name, date, spacing), geography))
                 for date in argument
                 for name, values in atmosphere.state(date).items()
             ]
@@ -68,24 +68,3 @@ def _description(name: str, date: Any, spacing: str) -> dict[str, Any]:
     if name == "accum_tp":
         surface |= {"startStep": 0, "endStep": 6, "stepTypeForConversion": "accum"}
     return surface
-
-
-class _Metadata(RawMetadata):
-    """Metadata with a geography, which earthkit's own in-memory class would copy into every field's dictionary."""
-
-    def __init__(self, description: dict[str, Any], geography: UserGeography) -> None:
-        super().__init__(description)
-        self._geography = geography
-
-    @property
-    def geography(self) -> UserGeography:
-        return self._geography
-
-    def namespaces(self) -> list[str]:
-        return ["default"]
-
-    def as_namespace(self, namespace: str | None = None) -> dict[str, Any]:
-        """Keys that describe the variable; anemoi-datasets stores them as `variables_metadata[...].mars`."""
-        if namespace != "default":
-            return {}
-        return {key: self[key] for key in ("param", "levtype", "levelist") if key in self}

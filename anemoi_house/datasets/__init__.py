@@ -1,0 +1,1 @@
+"""From NOAA's GRIB archives to datasets of anemoi."""
