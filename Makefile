@@ -8,7 +8,7 @@ export MPLBACKEND := Agg
 # Without bytecode the whole stack is compiled anew at every start, which doubles the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help environment demo dashboard published benchmark docs lint test test-unit test-integration test-python clean
+.PHONY: help environment samples demo dashboard published benchmark docs lint test test-unit test-integration test-python clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ environment: ## the environment, with the package and all that its tests need
 	  $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv && \
 	  $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[test,docs]"; }
+
+samples: environment ## the real GRIB files that some tests read
+	$(BIN)/python tests/noaa/fetch_samples.py .samples
 
 demo: environment ## sample data, a small TNBD training, and what it learned
 	anemoi-house sample $(DEMO)/sample

@@ -26,7 +26,7 @@ from anemoi_house.datasets.grib import (
     walk,
 )
 from anemoi_house.datasets.index import Entry, KeptIndexes, NoIndexError, find, from_headers, parse_idx
-from anemoi_house.datasets.places import PATIENCE_S, AbsentError, ArchiveError, Place, Root
+from anemoi_house.datasets.places import PATIENCE_S, AbsentError, ArchiveError, Place, Root, UnreachableError
 from anemoi_house.datasets.variables import Variable
 from anemoi_house.errors import HouseError
 
@@ -175,6 +175,8 @@ class Archive:
         ------
         AbsentError
             If no root holds the file.
+        UnreachableError
+            If a root cannot be asked, and no other gives the fields.
         ArchiveError
             If none gives all of the fields, with what each root said.
         """
@@ -211,7 +213,9 @@ class Archive:
                 reasons.append(reason)
                 if root is not self.roots[-1] and not isinstance(reason, AbsentError):
                     LOG.warning("%s; trying the next root", reason)
-        kind = AbsentError if all(isinstance(reason, AbsentError) for reason in reasons) else ArchiveError
+        kinds = {type(reason) for reason in reasons}
+        # What one place would say is not known while it cannot be asked.
+        kind = kinds.pop() if len(kinds) == 1 else UnreachableError if UnreachableError in kinds else ArchiveError
         told = "; ".join(str(reason) for reason in reasons)
         raise kind(f"{self.model.name} {run:%Y-%m-%dT%H}+{lead_hours}h: {told}")
 

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+# Ahead of eccodes: its bundled libraries, loaded first, let pyproj end the process with a corrupted heap.
+import pyproj  # noqa: F401  # isort: skip
 import eccodes
 import numpy as np
 from earthkit.data.core.geography import Geography
@@ -19,6 +21,7 @@ from anemoi_house.geometry import Floats
 
 _GRID_KEYS = (
     "gridType",
+    "radius",
     "Ni",
     "Nj",
     "Nx",
@@ -162,14 +165,6 @@ class MessageField(ArrayField):
     @property
     def _array(self) -> Floats:
         return decode(self._message).reshape(self._shape)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All that it is made of; the values are decoded where it arrives."""
-        return self.__dict__
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """The opposite of `__getstate__`."""
-        self.__dict__.update(state)
 
 
 class Metadata(RawMetadata):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ LOG = logging.getLogger(__name__)
 PATIENCE_S = 300.0
 """For how long a server that fails is asked again."""
 
-MAXIMUM_PAUSE_S = 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 
 _T = TypeVar("_T")
 
@@ -39,6 +40,10 @@ class ArchiveError(HouseError):
 
 class AbsentError(ArchiveError):
     """The place answers, and does not hold the file."""
+
+
+class UnreachableError(ArchiveError):
+    """The place cannot be asked: whether it holds the file is not known."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Place:
 
     Raises
     ------
-    ArchiveError
+    UnreachableError
         For a local folder that is not there.
     """
 
@@ -154,33 +159,35 @@ class Place:
 
     def _patiently(self, ask: Callable[[], _T], address: str) -> _T | None:
         """Answer to a request, repeated with growing pauses while the fault may pass; None for no such file."""
-        until, pause = time.monotonic() + self.patience_s, 1.0
+        until, pause = time.monotonic() + self.patience_s, FIRST_PAUSE_S
         while True:
             try:
                 return ask()
             except FileNotFoundError as failure:
                 if "NoSuchBucket" in str(failure):
-                    raise ArchiveError(f"roots: {self.root.url}: there is no such bucket") from None
+                    raise UnreachableError(f"roots: {self.root.url}: there is no such bucket") from None
                 return None
             except (PermissionDeniedError, UnauthenticatedError):
-                raise ArchiveError(
+                raise UnreachableError(
                     f"{address}: access denied; check the root {self.root.url}, "
                     "or set anonymous: false for a bucket of your own"
                 ) from None
             except NotSupportedError:
-                raise ArchiveError(f"{address}: the server gives no byte ranges; use another root, or a copy") from None
+                raise UnreachableError(
+                    f"{address}: the server gives no byte ranges; use another root, or a copy"
+                ) from None
             except (BaseError, OSError) as failure:
                 told = _first_line(failure)
                 if _is_beyond_the_end(told):
                     raise _beyond_the_end(address) from None
                 if time.monotonic() + pause > until:
-                    raise ArchiveError(
+                    raise UnreachableError(
                         f"{address}: {told}; given up after {self.patience_s:g} s; "
                         f"check that {self.root.url} is right and can be reached from here, then start again"
                     ) from None
                 LOG.warning("%s: %s; trying again in %g s", address, told, pause)
                 time.sleep(pause)
-                pause = min(MAXIMUM_PAUSE_S, 2 * pause)
+                pause = min(LONGEST_PAUSE_S, 2 * pause)
 
 
 def _store(root: Root, patience_s: float) -> Any:
@@ -198,7 +205,7 @@ def _store(root: Root, patience_s: float) -> Any:
         case "file":
             folder = Path(url.path if url.scheme else root.url).expanduser()
             if not folder.is_dir():
-                raise ArchiveError(f"roots: {root.url}: there is no such folder")
+                raise UnreachableError(f"roots: {root.url}: there is no such folder")
             return LocalStore(folder.absolute())
         case "s3":
             return S3Store(
@@ -214,7 +221,9 @@ def _store(root: Root, patience_s: float) -> Any:
 
 
 def _first_line(failure: Exception) -> str:
-    return str(failure).strip().splitlines()[0].rstrip(" :")
+    """What happened, without what obstore says around it: the address again, its own settings, the answer's body."""
+    line = str(failure).strip().splitlines()[0]
+    return shorten(line.rsplit(" - ", 1)[-1].removeprefix("Generic HTTP error: ").rstrip(" :"), 160)
 
 
 def _is_beyond_the_end(told: str) -> bool:

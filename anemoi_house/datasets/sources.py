@@ -176,7 +176,7 @@ class HouseNoaaSource(Source):
         with ThreadPoolExecutor(DATES_AT_ONCE) as pool:
             fetched = list(pool.map(self._fetch, dates))
         return SimpleFieldList(
-            [self._field(message, date) for date, messages in zip(dates, fetched) for message in messages]
+            [self.field(message, date) for date, messages in zip(dates, fetched) for message in messages]
         )
 
     def _fetch(self, date: datetime) -> list[Message]:
@@ -193,7 +193,8 @@ class HouseNoaaSource(Source):
         except HouseError as mistake:
             raise CommandError(f"house-noaa: {date:%Y-%m-%dT%H}: {mistake}") from None
 
-    def _field(self, message: Message, date: datetime) -> MessageField:
+    def field(self, message: Message, date: datetime) -> MessageField:
+        """Field of a message; a CommandError if it is on another grid than expected."""
         grid = _grid(message.header.grid, message.content)
         if grid.shape() != self.request.shape or not grid.is_in_rows:
             ny, nx = self.request.shape
