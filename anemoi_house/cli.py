@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,22 +17,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except HouseError as mistake:
         print(f"anemoi-house: {mistake}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anemoi-house",
-        description="Sample data and graphs of nested experiments. Training, inference and datasets stay with the "
-        "stock commands: anemoi-training, anemoi-inference, anemoi-datasets.",
+        description="Sample data, recipes of datasets and graphs of nested experiments. Training, inference and "
+        "datasets stay with the stock commands: anemoi-training, anemoi-inference, anemoi-datasets.",
     )
     parser.add_argument("--version", action="version", version=f"anemoi-house {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_sample(commands)
+    _add_recipe(commands)
+    _add_scan(commands)
+    _add_missing(commands)
     _add_graph(commands)
     _add_skill(commands)
     return parser
@@ -52,6 +55,79 @@ def _sample(arguments: argparse.Namespace) -> None:
 
     for path in build_sample(arguments.directory, arguments.grid, arguments.dates, overwrite=arguments.overwrite):
         print(path)
+
+
+def _add_recipe(commands: argparse._SubParsersAction) -> None:
+    text = "Print a recipe of the published datasets for anemoi-datasets, as it is or for other dates."
+    parser = commands.add_parser("recipe", help=text, description=text)
+    parser.add_argument("name", metavar="NAME", help="hrrr_15km or gfs_1deg")
+    parser.add_argument("--start", metavar="DATE", help="first date: 2021-04-01T06, or 2021-04-01 for T00")
+    parser.add_argument("--end", metavar="DATE", help="last date: 2021-04-02T06, or 2021-04-02 for T18")
+    parser.add_argument("--levels", nargs="+", default=[], metavar="HPA", help="pressure levels in hPa")
+    parser.add_argument(
+        "--root",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="s3://, https:// or a folder to take the fields from, instead of the public archives; several in turn",
+    )
+    batch = parser.add_argument_group("building in parallel with SLURM")
+    batch.add_argument("--sbatch", type=int, metavar="N", help="print a script instead that builds in N parallel parts")
+    batch.add_argument("--output", metavar="PATH.zarr", help="dataset (default: NAME.zarr beside the script)")
+    for option in ("account", "partition", "time"):
+        batch.add_argument(f"--{option}", metavar=option.upper(), help="as sbatch takes it (default: sbatch's own)")
+    parser.set_defaults(run=_recipe)
+
+
+def _recipe(arguments: argparse.Namespace) -> None:
+    from anemoi_house.datasets.recipe import batch_script, recipe
+
+    text = recipe(arguments.name, arguments.start, arguments.end, arguments.root, arguments.levels)
+    batch = {key: getattr(arguments, key) for key in ("output", "account", "partition", "time")}
+    if arguments.sbatch is not None:
+        text = batch_script(arguments.name, text, arguments.sbatch, **batch)
+    elif given := [key for key, value in batch.items() if value]:
+        raise HouseError(f"--{given[0]}: belongs to --sbatch; give the number of parts with it")
+    print(text, end="")
+
+
+def _add_scan(commands: argparse._SubParsersAction) -> None:
+    text = "Ask the archives for every date of a recipe, and write those that they lack into its dates.missing."
+    more = " No field is read. Stopped and started again, it goes on. Exit status 1 if an archive did not answer."
+    parser = commands.add_parser("scan", help=text, description=text + more)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    parser.add_argument("--jobs", type=int, default=32, metavar="N", help="dates asked for at a time (default: 32)")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="result (default: RECIPE.scan.json)")
+    parser.set_defaults(run=_scan)
+
+
+def _scan(arguments: argparse.Namespace) -> int:
+    from anemoi_house.datasets.scan import scan
+
+    result = scan(arguments.recipe, arguments.jobs, arguments.report)
+    print(result.as_text())
+    return 1 if result.of("unknown") else 0
+
+
+def _add_missing(commands: argparse._SubParsersAction) -> None:
+    text = "Take dates out of a dataset that is being built, or say what is still to load."
+    more = " Exit status 1 while dates are to be loaded, and none was given. No load may be running."
+    parser = commands.add_parser("missing", help=text, description=text + more)
+    parser.add_argument("dataset", type=Path, metavar="DATASET.zarr")
+    parser.add_argument("dates", nargs="*", metavar="DATE", help="such as 2021-04-01T06")
+    parser.set_defaults(run=_missing)
+
+
+def _missing(arguments: argparse.Namespace) -> int:
+    from anemoi_house.datasets.missing import declare_missing, progress
+
+    logging.getLogger("anemoi.datasets").setLevel(logging.WARNING)  # it tells of each array that it makes
+    if arguments.dates:
+        print(declare_missing(arguments.dataset, arguments.dates).as_text())
+        return 0
+    found = progress(arguments.dataset)
+    print(found.as_text())
+    return 1 if found.left else 0
 
 
 def _add_graph(commands: argparse._SubParsersAction) -> None:

@@ -10,10 +10,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anemoi_house.datasets.grib import (
     INDICATOR_BYTES,
@@ -190,17 +189,17 @@ class Archive:
 
         return self._from_first_root(fetch, run, lead_hours)
 
-    def check(self, run: datetime, lead_hours: int, wanted: Sequence[Wanted]) -> str:
-        """Address of the file that lists the wanted fields and is as long as its last message says.
+    def check(self, run: datetime, lead_hours: int, wanted: Sequence[Wanted]) -> int:
+        """Bytes that the wanted fields take, of files that list them and are as long as their last message says.
 
         No field is read. Raises what `fetch` would.
         """
 
-        def check(root: Root) -> str:
+        def check(root: Root) -> int:
             plan = self._plan(root, run, lead_hours, wanted)
             for file, _ in plan:
                 file.check_length()
-            return plan[0][0].address
+            return sum(file.bytes_of([entry for _, entry in fields]) for file, fields in plan)
 
         return self._from_first_root(check, run, lead_hours)
 
@@ -268,20 +267,16 @@ class GribFile:
     def __init__(self, place: Place, path: str, indexes: KeptIndexes) -> None:
         self.place, self.path, self.indexes = place, path, indexes
         self.address = place.address(path)
+        self._answers: dict[str, Any] = {}
 
     def exists(self) -> bool:
         """Whether the file or its index is there."""
         return self._idx is not None or self._head is not None
 
-    @cached_property
+    @property
     def entries(self) -> list[Entry]:
         """Fields of the file; an ArchiveError where its index, or itself, is not what it should be."""
-        if self._idx is None:
-            return self._walked()
-        try:
-            return parse_idx(self._idx.decode("utf-8", errors="replace"))
-        except NoIndexError as wrong:
-            raise ArchiveError(f"{self.address}.idx {wrong}") from None
+        return self._once("entries", lambda: self._walked() if self._idx is None else self._parsed(self._idx))
 
     def check_run(self, run: datetime) -> None:
         """Raise an ArchiveError if the file lists fields of another run."""
@@ -301,6 +296,10 @@ class GribFile:
         if self._idx is not None and end != size:
             what = "it is cut short" if end > size else "its .idx is of another file"
             raise ArchiveError(f"{self.address} has {size:,} bytes and its last message ends at {end:,}: {what}")
+
+    def bytes_of(self, entries: Sequence[Entry]) -> int:
+        """Bytes of the messages of some fields; one that several share counts once."""
+        return sum(length for _, length in {self._range(entry) for entry in entries})
 
     def fetch(self, fields: Sequence[tuple[Wanted, Entry]]) -> list[Message]:
         """Messages of some fields; an ArchiveError for one that is not what the index says."""
@@ -326,9 +325,26 @@ class GribFile:
     def _range(self, entry: Entry) -> tuple[int, int]:
         return entry.offset, entry.length or self._length_of_last
 
-    @cached_property
+    @property
     def _length_of_last(self) -> int:
         """Bytes of the last message, which an `.idx` does not say."""
+        return self._once("length of last", self._ask_length_of_last)
+
+    @property
+    def _head(self) -> tuple[int, str] | None:
+        return self._once("head", lambda: self.place.head(self.path))
+
+    @property
+    def _idx(self) -> bytes | None:
+        return self._once("idx", lambda: self.place.get(f"{self.path}.idx"))
+
+    def _once(self, name: str, ask: Callable[[], _T]) -> _T:
+        """Answer that is asked for once. In functools.cached_property of Python 3.11, all files' threads would wait."""
+        if name not in self._answers:
+            self._answers[name] = ask()
+        return self._answers[name]
+
+    def _ask_length_of_last(self) -> int:
         offset = self.entries[-1].offset
         (indicator,) = self.place.ranges(self.path, [(offset, INDICATOR_BYTES)])
         try:
@@ -336,13 +352,11 @@ class GribFile:
         except GribError as wrong:
             raise ArchiveError(f"{self.address} at byte {offset:,}: the message {wrong}") from None
 
-    @cached_property
-    def _head(self) -> tuple[int, str] | None:
-        return self.place.head(self.path)
-
-    @cached_property
-    def _idx(self) -> bytes | None:
-        return self.place.get(f"{self.path}.idx")
+    def _parsed(self, idx: bytes) -> list[Entry]:
+        try:
+            return parse_idx(idx.decode("utf-8", errors="replace"))
+        except NoIndexError as wrong:
+            raise ArchiveError(f"{self.address}.idx {wrong}") from None
 
     def _walked(self) -> list[Entry]:
         if self._head is None:

@@ -17,6 +17,7 @@ from earthkit.data.sources.array_list import ArrayField
 
 from anemoi_house.command_errors import CommandError
 from anemoi_house.datasets.archive import Message
+from anemoi_house.datasets.grib import GribError, check_groups
 from anemoi_house.geometry import Floats
 
 _GRID_KEYS = (
@@ -204,6 +205,10 @@ def decode(message: Message) -> Floats:
         its own packing cannot hold: GRIB2 has no checksum, but encoders subtract the smallest value before they pack,
         and a damaged message rarely comes back to it.
     """
+    try:
+        check_groups(message.content)
+    except GribError as wrong:
+        raise _damaged(message, f"it {wrong}") from None
     try:
         handle = eccodes.codes_new_from_message(message.content)
         try:

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
+from numpy.typing import NDArray
+
 from anemoi_house.datasets.variables import NAMES
 from anemoi_house.errors import HouseError
 
@@ -32,6 +35,9 @@ _PROCESSES = {0: "ave", 1: "acc", 2: "max", 3: "min"}
 # Product definition templates; others (members, probabilities) stand for other things under the same names.
 _INSTANT, _RANGE = 0, 8
 _ONE_SURFACE = 255
+# Data representation templates: complex packing, and complex packing with spatial differences.
+_COMPLEX = (2, 3)
+MAXIMUM_BITS, MAXIMUM_DESCRIPTOR_BYTES = 32, 4
 
 
 class GribError(HouseError):
@@ -173,6 +179,55 @@ def fields_of(message: bytes) -> list[FieldHeader]:
     return _message(lambda start, count: message[start : start + count], 0, length)
 
 
+def check_groups(message: bytes) -> None:
+    """Check that the groups of complex packing are as many values, and take as many bytes, as the message has.
+
+    eccodes follows these tables without a look at where they lead: of damaged ones it ends the whole process.
+
+    Parameters
+    ----------
+    message : bytes
+        One whole message of one field.
+
+    Raises
+    ------
+    GribError
+        If they are not.
+    """
+    sections = {number: message[start:end] for number, start, end in fields_of(message)[0].sections}
+    packing, values = sections[5], sections[7][5:]
+    count, template = struct.unpack_from(">IH", packing, 5)
+    if template not in _COMPLEX:
+        return
+    groups, shortest_width, width_bits, shortest, step, last, length_bits = struct.unpack_from(">IBBIBIB", packing, 31)
+    if groups == 0 and packing[19] == 0 and not values:
+        return
+    if not 0 < groups <= count:
+        raise GribError(f"has a packing section that states {groups:,} groups for {count:,} values")
+    at = (packing[47] + 1) * packing[48] if template == _COMPLEX[-1] else 0
+    at += -(-groups * packing[19] // 8)
+    widths = shortest_width + _unpacked(values, at, groups, width_bits)
+    at += -(-groups * width_bits // 8)
+    lengths = shortest + step * _unpacked(values, at, groups, length_bits)
+    at += -(-groups * length_bits // 8)
+    lengths[-1] = last
+    if lengths.sum() != count:
+        raise GribError(f"has groups of {lengths.sum():,} values in all, and should have {count:,}")
+    if widths.max() > MAXIMUM_BITS or at + -(-int(widths @ lengths) // 8) != len(values):
+        raise GribError("has groups that do not fill its values section")
+
+
+def _unpacked(content: bytes, start: int, count: int, bits: int) -> NDArray[np.int64]:
+    """Unsigned integers of `bits` bits each, that begin at a byte."""
+    if bits == 0:
+        return np.zeros(count, dtype=np.int64)
+    packed = np.frombuffer(content[start : start + -(-count * bits // 8)], dtype=np.uint8)
+    if packed.size * 8 < count * bits:
+        raise GribError("has tables of groups that do not fit into its values section")
+    digits = np.unpackbits(packed, count=count * bits).reshape(count, bits)
+    return digits @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int64))
+
+
 def split(message: bytes, header: FieldHeader) -> bytes:
     """Message that holds one field alone, out of one that several fields share.
 
@@ -258,6 +313,7 @@ def _header(
         reference, binary_scale, decimal_scale = struct.unpack_from(">fHH", packing, 11)
         unit = 10.0 ** -_sign_and_magnitude(decimal_scale, 15)
         quantum = 2.0 ** _sign_and_magnitude(binary_scale, 15) * unit
+        _check_packing(packing)
     except (IndexError, struct.error, OverflowError):
         raise GribError("has a product or packing section that is too short") from None
     return FieldHeader(
@@ -274,6 +330,18 @@ def _header(
         quantum=quantum,
         sections=tuple((number, *sections[number]) for number in sorted(sections)),
     )
+
+
+def _check_packing(packing: bytes) -> None:
+    """Raise a GribError for what no encoder writes, and eccodes would end the whole process for."""
+    (template,) = struct.unpack_from(">H", packing, 9)
+    widths = [packing[19]]
+    if template in _COMPLEX:
+        widths += [packing[36], packing[46]]
+    if template == _COMPLEX[-1] and (packing[47] not in (1, 2) or packing[48] > MAXIMUM_DESCRIPTOR_BYTES):
+        raise GribError("has a packing section that states no order of differences")
+    if max(widths) > MAXIMUM_BITS:
+        raise GribError(f"has a packing section that states {max(widths)} bits a value")
 
 
 def _level(product: bytes) -> str:

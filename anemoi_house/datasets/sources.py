@@ -185,8 +185,8 @@ class HouseNoaaSource(Source):
             return request.archive().fetch(request.run(date), request.lead_hours, request.fields)
         except AbsentError as absent:
             raise CommandError(
-                f"house-noaa: {date:%Y-%m-%dT%H}: {absent}. Write this date into dates.missing of the recipe, or let "
-                "`anemoi-house scan RECIPE` find all such dates"
+                f"house-noaa: {date:%Y-%m-%dT%H}: {absent}. Before a build, `anemoi-house scan RECIPE` writes all such "
+                "dates into dates.missing; from one that has begun, `anemoi-house missing DATASET DATE` takes this one"
             ) from None
         except ArchiveError as failure:
             raise CommandError(f"house-noaa: {date:%Y-%m-%dT%H}: {failure}. {WAY_OUT}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -369,7 +370,6 @@ def test_a_dataset_in_the_way_ends_in_one_line(here, archive: Path, tmp_path: Pa
     )
 
 
-
 def test_a_full_disk_ends_in_one_line(archive: Path, tmp_path: Path) -> None:
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("a small disk is made in a user namespace, which this system does not allow")
@@ -403,3 +403,55 @@ def test_a_join_of_a_flat_part_and_one_in_rows_ends_in_one_line(archive: Path, t
     with pytest.raises(CommandError, match="house-same-grid") as stop:
         task("init", tmp_path / "a.zarr", recipe=str(path))
     assert "u10" in str(stop.value)
+
+
+SBATCH = """\
+#!/bin/bash
+# Runs the jobs of an array side by side, kills those that KILL_AFTER names (seconds for each part), and starts a job
+# that depends on others only if they succeeded.
+for word; do
+    case "$word" in --array=1-*) parts=${word#--array=1-} ;; --dependency=*) after=yes ;; esac
+done
+set -- "${@: -2}"
+if [ -n "$parts" ]; then
+    for part in $(seq "$parts"); do
+        SLURM_ARRAY_TASK_ID=$part timeout -s KILL "$(echo "${KILL_AFTER:-600}" | cut -d" " -f"$part")" \
+            bash "$1" "$2" >"part$part.log" 2>&1 || touch failed &
+    done
+    wait
+    echo 17
+elif [ -n "$after" ] && [ ! -e failed ]; then
+    bash "$1" "$2"
+fi
+"""
+
+
+def test_parts_that_are_killed_and_started_again_give_the_same_dataset(here, archive: Path, tmp_path: Path) -> None:
+    """The batch script with a stand-in for SLURM, on a recipe with a missing date: against one serial build."""
+    changes = {"build": {"group_by": 2, "allow_nans": False, "env": {"BLOSC_NTHREADS": "1"}}}
+    small = recipe(tmp_path, str(archive), **changes)
+    content = yaml.safe_load(small.read_text())
+    content["dates"]["missing"] = [DAYS[3].isoformat()]
+    (tmp_path / "hrrr_15km.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "build.sh").write_text(here.check("anemoi-house", "recipe", "hrrr_15km", "--sbatch", "3", cwd=tmp_path))
+    commands = tmp_path / "commands"
+    for name, text in (("sbatch", SBATCH), ("squeue", "#!/bin/bash\n")):
+        commands.mkdir(exist_ok=True)
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    path = f"{commands}:{here.prefix / 'bin'}:{os.environ['PATH']}"
+
+    def submit(**variables: str) -> int:
+        (tmp_path / "failed").unlink(missing_ok=True)
+        return started(["bash", "build.sh"], tmp_path, tmp_path / "log", PATH=path, **variables).wait(300)
+
+    dataset = tmp_path / "hrrr_15km.zarr"
+    moments = random.Random(4)
+    submit(KILL_AFTER=f"{moments.uniform(4, 9):.1f} {moments.uniform(4, 9):.1f} 1")
+    assert (dataset / "_build").exists(), (tmp_path / "log").read_text()[-2000:]
+    assert submit() == 0, (tmp_path / "log").read_text()[-2000:]
+    assert not (dataset / "_build").exists()
+
+    here.check("anemoi-datasets", "create", "hrrr_15km.yaml", "serial.zarr", cwd=tmp_path)
+    assert arrays(dataset) == arrays(tmp_path / "serial.zarr")
+    assert zarr.open(str(dataset), "r").attrs["missing_dates"] == [DAYS[3].isoformat()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -121,8 +123,8 @@ def test_a_file_that_is_cut_short(server: Server, tmp_path: Path, truth: list[by
         archive(server, tmp_path).check(DATE, 0, REQUEST.fields)
 
 
-def test_a_check_reads_no_field(server: Server, folder: Path, tmp_path: Path) -> None:
-    assert archive(server, tmp_path).check(DATE, 0, REQUEST.fields) == f"{server.url}/{FILE}"
+def test_a_check_reads_no_field(server: Server, folder: Path, tmp_path: Path, truth: list[bytes]) -> None:
+    assert archive(server, tmp_path).check(DATE, 0, REQUEST.fields) == sum(len(message) for message in truth)
     expected = 16 + (folder / f"{FILE}.idx").stat().st_size
     assert sent(server, expected) == expected
 
@@ -135,6 +137,37 @@ def test_a_file_with_bytes_too_many_is_not_that_of_its_index(server: Server, fol
     there = Archive(model("hrrr"), [Root(str(tmp_path / "copy"))], 1.0, tmp_path)
     with pytest.raises(ArchiveError, match=r"its \.idx is of another file"):
         there.check(DATE, 0, REQUEST.fields)
+
+
+def test_a_local_file_that_is_cut_short_is_not_waited_for(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy" / FILE
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((folder / FILE).read_bytes()[:2000])
+    Path(f"{copy}.idx").write_bytes(Path(f"{folder / FILE}.idx").read_bytes())
+    there = Archive(model("hrrr"), [Root(str(tmp_path / "copy"))], 300.0, tmp_path)
+    begin = time.monotonic()
+    for ask in (there.fetch, there.check):
+        with pytest.raises(ArchiveError, match="ends before what its index lists: it is cut short"):
+            ask(DATE, 0, REQUEST.fields)
+    assert time.monotonic() - begin < 10
+
+
+def test_threads_do_not_wait_for_each_other(server: Server, tmp_path: Path) -> None:
+    """One date that hangs holds up no other."""
+    later = SMALL.path(DATE.replace(hour=12), 0)
+    server.inject(Fault(later, "timeout", times=None))
+    shared = archive(server, tmp_path, patience_s=30.0)
+    slow = threading.Thread(target=lambda: suppress_errors(shared, DATE.replace(hour=12)), daemon=True)
+    slow.start()
+    begin = time.monotonic()
+    shared.check(DATE, 0, REQUEST.fields)
+    assert slow.is_alive()
+    assert time.monotonic() - begin < 5
+
+
+def suppress_errors(shared: Archive, date: datetime) -> None:
+    with suppress(ArchiveError):
+        shared.check(date, 0, REQUEST.fields)
 
 
 def test_an_index_alone_is_no_file(folder: Path, tmp_path: Path) -> None:
@@ -155,7 +188,7 @@ def test_an_index_of_another_run(folder: Path, tmp_path: Path) -> None:
     text = Path(f"{folder / FILE}.idx").read_text()
     Path(f"{copy}.idx").write_text(text.replace("d=2021040106", "d=2021040112"))
     there = Archive(model("hrrr"), [Root(str(tmp_path / "copy"))], 1.0, tmp_path)
-    with pytest.raises(ArchiveError, match="its .idx is of the run 2021-04-01T12, not 2021-04-01T06"):
+    with pytest.raises(ArchiveError, match=r"its \.idx is of the run 2021-04-01T12, not 2021-04-01T06"):
         there.fetch(DATE, 0, REQUEST.fields)
 
 
@@ -187,7 +220,10 @@ def test_the_second_root_gives_what_the_first_has_damaged(
 @pytest.mark.parametrize(
     ("root", "told"),
     [
-        ("http://no-such-host.invalid/archive", "given up after 1 s; check that http://no-such-host.invalid/archive is"),
+        (
+            "http://no-such-host.invalid/archive",
+            "given up after 1 s; check that http://no-such-host.invalid/archive is",
+        ),
         ("http://127.0.0.1:9/archive", "given up after 1 s; check that http://127.0.0.1:9/archive is right"),
         ("{tmp}/nowhere", "there is no such folder"),
     ],

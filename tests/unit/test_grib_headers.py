@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from noaa.files import GFS, HRRR, Record, analysis_records, encode, forecast_records, share
 from noaa.samples import sample
 
-from anemoi_house.datasets.grib import FieldHeader, Forecast, GribError, fields_of, message_length, split, walk
+from anemoi_house.datasets.grib import (
+    FieldHeader,
+    Forecast,
+    GribError,
+    check_groups,
+    fields_of,
+    message_length,
+    split,
+    walk,
+)
 
 RUN = datetime(2021, 4, 1, 6)
 SMALL = GFS.thinned(60)
@@ -200,13 +209,46 @@ def test_a_few_bytes_between_messages_are_passed_over() -> None:
     assert [header.offset for header in found] == [0, len(message) + 1]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hrrr.20201214.t00z.wrfsfcf12.apcp.grib2",
+        "nam.t00z.awp21100.tm00.grib2",
+        "gfs.t12z.pgrbf120.2p5deg.grib2",
+    ],
+)
+def test_groups_of_real_files_are_whole(name: str) -> None:
+    path = sample(name)
+    content = path.read_bytes()
+    for header in headers(path):
+        check_groups(split(content[header.offset : header.offset + header.length], header))
+
+
+@pytest.mark.parametrize(
+    ("octet", "bit", "told"),
+    [
+        (20, 6, "states .* bits a value|do not fit|do not fill"),
+        (32, 6, r"groups for 312 values"),
+        (37, 2, "groups"),
+        (46, 0, "has groups of .* values in all, and should have 312"),
+        (48, 3, "states no order of differences"),
+        (49, 5, "states no order of differences"),
+    ],
+)
+def test_damaged_groups_are_named(octet: int, bit: int, told: str) -> None:
+    """With eccodes 2.50 some of these end the process, by an assertion or a segmentation fault."""
+    message = bytearray(encode(SMALL, Record("TMP", "500 mb"), RUN, 0))
+    (start,) = [first for number, first, _ in fields_of(bytes(message))[0].sections if number == 5]
+    message[start + octet - 1] ^= 1 << bit
+    with pytest.raises(GribError, match=told):
+        check_groups(bytes(message))
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_give_fields_or_one_kind_of_error(content: bytes) -> None:
-    try:
+    with suppress(GribError):
         list(walk(lambda start, count: content[start : start + count], len(content)))
-    except GribError as wrong:
-        assert str(wrong)
 
 
 @settings(max_examples=400, deadline=None)
@@ -216,12 +258,10 @@ def test_any_damage_gives_fields_or_one_kind_of_error(data: st.DataObject) -> No
     for _ in range(data.draw(st.integers(1, 4))):
         message[data.draw(st.integers(0, 250))] = data.draw(st.integers(0, 255))
     end = data.draw(st.one_of(st.just(len(message)), st.integers(0, len(message))))
-    try:
+    with suppress(GribError):
         for header in fields_of(bytes(message[:end])):
             assert header.parts >= header.part >= 1
             assert len(split(bytes(message[:end]), header)) <= len(message) + 300
-    except GribError as wrong:
-        assert "\n" not in str(wrong)
 
 
 @given(st.binary(min_size=16, max_size=16))

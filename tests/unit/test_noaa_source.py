@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import eccodes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from noaa.files import (
     GFS,
     HRRR,
@@ -17,13 +20,17 @@ from noaa.files import (
     field_values,
     forecast_records,
     precision,
+    stored_values,
     write_date,
+    write_file,
 )
-from noaa.files import stored_values, write_file
 from noaa.samples import sample
 from pydantic import TypeAdapter
 
 from anemoi_house.command_errors import CommandError
+from anemoi_house.datasets.archive import Message, Wanted
+from anemoi_house.datasets.fields import decode
+from anemoi_house.datasets.grib import Forecast, GribError, fields_of
 from anemoi_house.datasets.sources import HouseNoaaSource, Request
 from anemoi_house.datasets.variables import VARIABLES
 from anemoi_house.errors import HouseError
@@ -271,8 +278,7 @@ def section(message: bytes, wanted: int) -> int:
 def test_a_damaged_message_ends_in_one_line(tmp_path: Path, damage, told: str) -> None:
     settings = written(tmp_path, damage)
     with pytest.raises(CommandError, match=told) as mistake:
-        for field in fields(**settings):
-            field.to_numpy()
+        [field.to_numpy() for field in fields(**settings)]
     line = str(mistake.value)
     assert "\n" not in line
     assert "hrrr.20210401/conus/hrrr.t06z.wrfprsf00.grib2" in line
@@ -309,3 +315,17 @@ def test_winds_of_hrrr_come_as_they_are_stored(tmp_path: Path) -> None:
     u, _ = fields(**root(tmp_path), param=["u10", "v10"])
     earth = field_values(SMALL_HRRR, Record("UGRD", "10 m above ground"), DATE)
     assert np.abs(u.to_numpy() - earth).max() > 0.5
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_bit_turned_gives_values_or_one_line(data: st.DataObject) -> None:
+    """A message that crashes eccodes would end this process."""
+    record = Record("TMP", "surface")
+    whole = encode(SMALL_HRRR, record, DATE, 0)
+    begin = section(whole, 5)
+    message = flip(whole, data.draw(st.integers(begin, len(whole) - 1)), data.draw(st.integers(0, 7)))
+    with suppress(GribError, CommandError):
+        (header,) = fields_of(message)
+        wanted = Wanted(VARIABLES["t_surface"], None, Forecast(timedelta(0), timedelta(0)))
+        assert decode(Message(wanted, header, message, "here")).size == 540
