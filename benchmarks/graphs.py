@@ -7,18 +7,14 @@ users run today, and the stock pair `KNNEdges` + `ReversedKNNEdges` that covers 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
-import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
+import records
 from anemoi.graphs.edges import KNNEdges, ReversedKNNEdges
 from anemoi.graphs.utils import concat_edges
 from grids import GRIDS, nodes
@@ -114,42 +110,18 @@ def measure(grid: str, repeats: int) -> dict:
         "median_seconds": median | {"making the nodes": making},
         "seconds": seconds,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {package: version(package) for package in PACKAGES},
+        **records.circumstances(PACKAGES),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_rounded(part) for part in value]
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grid", choices=GRIDS, required=True)
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="default: 7")
-    parser.add_argument("--json", nargs="?", const="-", default="-", metavar="FILE", help="default: standard output")
+    records.add_option(parser)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    text = json.dumps(_rounded(measure(arguments.grid, arguments.repeats)), indent=2)
-    if arguments.json == "-":
-        print(text)
-    else:
-        target = Path(arguments.json)
-        temporary = target.with_suffix(".part")
-        temporary.write_text(text + "\n")
-        temporary.replace(target)
-        print(target)
+    records.write(measure(arguments.grid, arguments.repeats), arguments.json)
 
 
 if __name__ == "__main__":

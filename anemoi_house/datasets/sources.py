@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -172,9 +175,11 @@ class HouseNoaaSource(Source):
 
     def execute_valid_dates(self, argument: Any) -> SimpleFieldList:
         """Fields of all dates; their values are decoded when they are read."""
+        _MEMORY.give_back()
         dates = [as_datetime(date) for date in argument]
         with ThreadPoolExecutor(DATES_AT_ONCE) as pool:
             fetched = list(pool.map(self._fetch, dates))
+        _MEMORY.taken += sum(len(message.content) for messages in fetched for message in messages)
         return SimpleFieldList(
             [self.field(message, date) for date, messages in zip(dates, fetched) for message in messages]
         )
@@ -204,6 +209,30 @@ class HouseNoaaSource(Source):
             )
         return MessageField(message, grid, date)
 
+
+class _Memory:
+    """Memory that messages took, and that Python and glibc would keep: without this a load grows by 20 MB a date.
+
+    Results of anemoi-datasets are held in circles, which Python is slow to find; what is freed between them stays with
+    the process until it is trimmed.
+    """
+
+    LIMIT = 200_000_000
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def give_back(self) -> None:
+        """Return what earlier dates took to the system, if it is much: the search takes a fifth of a second."""
+        if self.taken < self.LIMIT:
+            return
+        self.taken = 0
+        gc.collect()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+_MEMORY = _Memory()
 
 _GRIDS: dict[bytes, GribGrid] = {}
 

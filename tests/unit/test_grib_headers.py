@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noaa.files import GFS, HRRR, Record, analysis_records, encode, forecast_records, share
-from noaa.samples import sample
+from noaa.samples import GFS_2P5, HRRR_APCP, NAM, sample
 
 from anemoi_house.datasets.grib import (
     FieldHeader,
@@ -57,14 +57,7 @@ def as_eccodes_sees(path: Path) -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "hrrr.20201214.t00z.wrfsfcf12.apcp.grib2",
-        "nam.t00z.awp21100.tm00.grib2",
-        "gfs.t12z.pgrbf120.2p5deg.grib2",
-    ],
-)
+@pytest.mark.parametrize("name", [HRRR_APCP, NAM, GFS_2P5])
 def test_real_files_are_read_as_eccodes_reads_them(name: str) -> None:
     path = sample(name)
     ours, theirs = headers(path), as_eccodes_sees(path)
@@ -84,7 +77,7 @@ def test_real_files_are_read_as_eccodes_reads_them(name: str) -> None:
     assert compared > 60 or "apcp" in name
 
 
-@pytest.mark.parametrize("name", ["nam.t00z.awp21100.tm00.grib2", "gfs.t12z.pgrbf120.2p5deg.grib2"])
+@pytest.mark.parametrize("name", [NAM, GFS_2P5])
 def test_fields_that_share_a_message_come_out_alone(name: str) -> None:
     """Both files have U and V in one message; eccodes reads the second one only with its multi-field support on."""
     path = sample(name)
@@ -209,14 +202,7 @@ def test_a_few_bytes_between_messages_are_passed_over() -> None:
     assert [header.offset for header in found] == [0, len(message) + 1]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "hrrr.20201214.t00z.wrfsfcf12.apcp.grib2",
-        "nam.t00z.awp21100.tm00.grib2",
-        "gfs.t12z.pgrbf120.2p5deg.grib2",
-    ],
-)
+@pytest.mark.parametrize("name", [HRRR_APCP, NAM, GFS_2P5])
 def test_groups_of_real_files_are_whole(name: str) -> None:
     path = sample(name)
     content = path.read_bytes()

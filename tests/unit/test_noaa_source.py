@@ -24,7 +24,7 @@ from noaa.files import (
     write_date,
     write_file,
 )
-from noaa.samples import sample
+from noaa.samples import GFS_2P5, HRRR_APCP, sample
 from pydantic import TypeAdapter
 
 from anemoi_house.command_errors import CommandError
@@ -82,7 +82,7 @@ def test_fields_hold_what_was_written(tmp_path: Path, model, shared_winds: bool,
 
 
 def test_real_hrrr_rain_comes_with_the_range_asked_for(tmp_path: Path) -> None:
-    path = sample("hrrr.20201214.t00z.wrfsfcf12.apcp.grib2")
+    path = sample(HRRR_APCP)
     settings = {
         "model": "hrrr",
         "param": "accum_tp",
@@ -110,7 +110,7 @@ def test_real_hrrr_rain_comes_with_the_range_asked_for(tmp_path: Path) -> None:
 
 def test_real_gfs_levels_equal_eccodes_values(tmp_path: Path) -> None:
     """The file holds no specific humidity on pressure levels: its relative humidity is not taken for it."""
-    path = sample("gfs.t12z.pgrbf120.2p5deg.grib2")
+    path = sample(GFS_2P5)
     settings = {
         "model": "gfs",
         "lead_time": "120h",

@@ -1,0 +1,52 @@
+"""What every benchmark says of the machine and the versions, and how it writes its result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """The option `--json`."""
+    parser.add_argument("--json", nargs="?", const="-", default="-", metavar="FILE", help="default: standard output")
+
+
+def circumstances(packages: Sequence[str]) -> dict[str, Any]:
+    """Machine, and versions of some packages."""
+    return {
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def write(result: dict[str, Any], target: str) -> None:
+    """Write a result to a file, whole or not at all, or to standard output for `-`."""
+    text = json.dumps(_rounded(result), indent=2)
+    if target == "-":
+        print(text)
+        return
+    partial = Path(target).with_suffix(".part")
+    partial.write_text(text + "\n")
+    partial.replace(target)
+    print(target)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return round(value, 4) if isinstance(value, float) else value
