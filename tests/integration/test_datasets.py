@@ -288,7 +288,7 @@ def bit(offset: int, bit: int) -> Fault:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (Fault(SECOND_DAY, 404), r"has no .*`anemoi-house scan RECIPE` writes .* `anemoi-house missing DATASET DATE` takes this one"),
+        (Fault(SECOND_DAY, 404), r"has no .*`anemoi-house scan RECIPE` writes .* `anemoi-house missing DATASET DATE`"),
         (Fault(SECOND_DAY, 403), "access denied; check the root"),
         (Fault(SECOND_DAY + "$", 503), "503 .*given up after 2 s"),
         (Fault(SECOND_DAY + "$", "truncated", offset=1000), "cut short"),
