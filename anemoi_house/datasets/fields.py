@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-# Ahead of eccodes: its bundled libraries, loaded first, let pyproj end the process with a corrupted heap.
+# Ahead of eccodes, whose bundled libraries take the place of those that are loaded later: pyproj would end the process
+# with a corrupted heap, and SQLite be too old for MLflow's stores.
+import sqlite3  # noqa: F401  # isort: skip
 import pyproj  # noqa: F401  # isort: skip
 import eccodes
 import numpy as np

@@ -1,4 +1,6 @@
 """NOAA's archives for the tests: files true to their format, the servers that hold them, and real messages."""
 
-# Before eccodes: its bundled libraries, loaded first, let pyproj end the process with a corrupted heap.
+# Before eccodes, whose bundled libraries take the place of those that are loaded later: see datasets/fields.py.
+import sqlite3  # noqa: F401
+
 import pyproj  # noqa: F401
