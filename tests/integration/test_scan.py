@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -191,7 +191,9 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path: Path, server: Serve
     path = written(tmp_path, server.url, 60.0)
     server.inject(Fault(r"hrrr\.20210402/.*t00z.*f00", 503))
     command = [sys.executable, "-m", "anemoi_house.cli", "scan", str(path), "--jobs", "4"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    # As from a terminal: where the tests run in the background, Ctrl-C is ignored, and so it would be here.
+    ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ctrl_c)
     state = tmp_path / "mine.scan.jsonl"
     until = time.monotonic() + 60
     while time.monotonic() < until and not (state.exists() and len(state.read_text().splitlines()) > 9):
