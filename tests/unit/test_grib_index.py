@@ -111,7 +111,7 @@ _ANY_LINE = st.from_regex(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(st.text(max_size=200), st.lists(_ANY_LINE, max_size=8).map("\n".join)))
 @example("9" * 40 + ":0:d=2021040106:TMP:surface:anl:")
 @example("1:0:d=2021040106:TMP:surface:999999-999999 day acc fcst:")
@@ -122,7 +122,7 @@ def test_any_text_gives_entries_or_one_kind_of_error(text: str) -> None:
         assert entries[-1].length is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_damaged_index_gives_entries_or_one_kind_of_error(data: st.DataObject) -> None:
     text = list(LINES)

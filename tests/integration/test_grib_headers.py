@@ -230,14 +230,14 @@ def test_damaged_groups_are_named(octet: int, bit: int, told: str) -> None:
         check_groups(bytes(message))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_give_fields_or_one_kind_of_error(content: bytes) -> None:
     with suppress(GribError):
         list(walk(lambda start, count: content[start : start + count], len(content)))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_damage_gives_fields_or_one_kind_of_error(data: st.DataObject) -> None:
     message = bytearray(MESSAGE)
