@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,18 @@ import yaml
 import zarr
 from anemoi.datasets import open_dataset
 from anemoi.datasets.create.tasks import run_task
-from noaa.files import GFS, HRRR, LEVELS_HPA, Record, field_values, precision, stored_values, write_date
+from noaa.files import (
+    GFS,
+    HRRR,
+    LEVELS_HPA,
+    Record,
+    analysis_records,
+    field_values,
+    precision,
+    stored_values,
+    write_date,
+    write_file,
+)
 from noaa.servers import Fault, Server, http_server, s3_server
 
 from anemoi_house.command_errors import CommandError
@@ -330,6 +342,47 @@ def damage(archive: Path, what: str) -> Fault:
     }
     byte, position = {"edition": (7, 0), "category": (at[4] + 9, 2), "values": (at[5] + 11, 6)}[what]
     return bit(offset + byte, position)
+
+
+def as_grib1(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"GRIB" + content[4:7] + b"\x02", b"GRIB" + content[4:7] + b"\x01"))
+
+
+def on_another_grid(path: Path) -> None:
+    write_file(path, HRRR.thinned(30), DAYS[5], 0, analysis_records([500, 850]))
+
+
+def with_the_index_of_another_file(path: Path) -> None:
+    other = path.with_name("other")
+    write_file(other, SMALL, DAYS[5], 0, analysis_records([500, 850])[::-1])
+    Path(f"{other}.idx").replace(f"{path}.idx")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (as_grib1, "the message is GRIB edition 1"),
+        (on_another_grid, "is on a lambert grid of 36 x 60 points, expected is one of 53 x 90"),
+        (with_the_index_of_another_file, "(cut short|no GRIB message|does not belong to its file)"),
+    ],
+)
+def test_another_file_in_place_of_the_right_one_stops_the_build(
+    archive: Path, tmp_path: Path, undisturbed: dict[str, bytes], spoil, told: str
+) -> None:
+    served, path = tmp_path / "served", tmp_path / "a.zarr"
+    shutil.copytree(archive, served)
+    with http_server(served) as server:
+        task("init", path, recipe=str(recipe(tmp_path, server.url, patience_s=2)))
+        spoil(served / SECOND_DAY)
+        with pytest.raises(CommandError, match=told) as stop:
+            task("load", path)
+        assert f"{server.url}/{SECOND_DAY}" in str(stop.value)
+        assert loaded(path) == [True, False]
+        shutil.copytree(archive, served, dirs_exist_ok=True)
+        task("load", path)
+        task("finalise", path)
+    assert arrays(path) == undisturbed
 
 
 def test_a_killed_load_goes_on_where_it_was(

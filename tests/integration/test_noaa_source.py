@@ -129,11 +129,15 @@ def test_real_gfs_levels_equal_eccodes_values(tmp_path: Path) -> None:
     eccodes.codes_grib_multi_support_on()
     with path.open("rb") as file:
         while (handle := eccodes.codes_grib_new_from_file(file)) is not None:
-            if eccodes.codes_get(handle, "typeOfLevel") == "isobaricInhPa":
+            if eccodes.codes_get(handle, "typeOfLevel") in ("isobaricInhPa", "heightAboveGround"):
                 key = eccodes.codes_get(handle, "shortName"), eccodes.codes_get(handle, "level")
                 truth[key] = eccodes.codes_get_values(handle).reshape(73, 144)
             eccodes.codes_release(handle)
     eccodes.codes_grib_multi_support_off()
+    (humidity,) = Request.of(param="sh2", **settings).fields
+    (message,) = request.archive().fetch(datetime(2011, 1, 10, 12), 120, [humidity])
+    near_ground = source.field(message, datetime(2011, 1, 15, 12)).to_numpy()
+    np.testing.assert_array_equal(near_ground, truth["2sh", 2])
     for field in found:
         key = names[field.metadata("param")], field.metadata("levelist")
         np.testing.assert_array_equal(field.to_numpy(), truth[key], err_msg=str(key))
