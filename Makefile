@@ -28,19 +28,21 @@ demo: environment ## sample data, a small TNBD training, and what it learned
 	cd $(DEMO) && anemoi-training train --config-name=tnbd_sample
 	anemoi-house skill $(DEMO)/outputs
 	anemoi-house graph plot $(DEMO)/outputs/graphs/tnbd_sample.pt -o $(DEMO)/graph.png
-	@echo "The graph: $(DEMO)/graph.png. The dashboard: make dashboard, then open http://127.0.0.1:5000/#/experiments/1/runs"
+	@echo "The graph: $(DEMO)/graph.png. The dashboard: make dashboard"
 
 dashboard: environment ## the runs of the demo in a browser
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO))/outputs/logs/mlflow/mlflow.db
+	@echo "Open http://127.0.0.1:5000/#/experiments/1/runs; Ctrl-C ends it."
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO))/outputs/logs/mlflow/mlflow.db
 
 published: environment ## the published graphs and models, one JSON line each
 	@$(BIN)/anemoi-house sample $(DEMO)/published --grid published --dates 4 >&2
 	@$(BIN)/python -I benchmarks/published.py $(DEMO)/published
 
-benchmark: environment ## graph builders and datasets beside stock, as JSON in benchmarks/results
+benchmark: environment ## graph builders, datasets and tracking beside stock, as JSON in benchmarks/results
 	for grid in tiny published production; do \
 	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
 	$(BIN)/python benchmarks/datasets.py --json benchmarks/results/datasets.json
+	$(BIN)/python benchmarks/tracking.py --json benchmarks/results/tracking.json
 
 docs: environment ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
@@ -51,7 +53,7 @@ lint: environment ## ruff and mypy
 	$(BIN)/mypy
 
 test-unit: environment ## the fast tests
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 tests/unit
 
 test-integration: environment ## the tests on the stock commands
 	$(BIN)/python -m pytest tests/integration
@@ -61,8 +63,7 @@ test-python: environment ## the unit tests and one training
 	$(BIN)/python -m pytest tests/unit tests/integration/test_experiments.py \
 	  -k "unit or (test_trains and tnbd_sample)"
 
-test: lint docs ## everything
-	$(BIN)/python -m pytest tests
+test: lint docs test-unit test-integration ## everything
 
 clean: ## the demo and what was built, not the environment
 	rm -rf $(DEMO) docs/_build dist

@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anemoi-house",
-        description="Sample data, recipes of datasets and graphs of nested experiments. Training, inference and "
-        "datasets stay with the stock commands: anemoi-training, anemoi-inference, anemoi-datasets.",
+        description="Sample data, recipes of datasets, graphs and tracked runs of nested experiments. Training, "
+        "inference and datasets stay with the stock commands: anemoi-training, anemoi-inference, anemoi-datasets.",
     )
     parser.add_argument("--version", action="version", version=f"anemoi-house {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_missing(commands)
     _add_graph(commands)
     _add_skill(commands)
+    _add_sync(commands)
+    _add_runs(commands)
     return parser
 
 
@@ -198,6 +200,58 @@ def _skill(arguments: argparse.Namespace) -> None:
 
     run = find_run(arguments.run_folder)
     print(as_text(run, skill(run), losses(run)))
+
+
+def _add_sync(commands: argparse._SubParsersAction) -> None:
+    text = "Send what is recorded of runs to their tracking servers, as far as that has not been done."
+    more = (
+        " Nothing is sent twice, whenever it was stopped. Exit status 1 if something is left: a server that cannot be"
+    )
+    more += " reached is given up after 3 attempts, one that fails or is overloaded after 6, a sign-in that is refused"
+    more += " at once. A run that another process is sending is left to it."
+    parser = commands.add_parser("sync", help=text, description=text + more)
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN_DIR",
+        help="folder of a run, its checkpoint folder, or one above (default: $HOUSE_OUTPUT or outputs)",
+    )
+    parser.add_argument("--to", metavar="URI", help="another server: http://, https://, sqlite:///FILE, azureml://")
+    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C, also with new runs")
+    parser.add_argument("--until-end", action="store_true", help=argparse.SUPPRESS)  # what the logger starts
+    parser.set_defaults(run=_sync)
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from anemoi_house.tracking.sync import sync, until_end
+
+    if arguments.until_end:
+        if len(arguments.runs) != 1 or arguments.to or arguments.watch:
+            raise HouseError("--until-end: goes with one RUN_DIR, and with no other option")
+        return until_end(arguments.runs[0])
+    return sync(arguments.runs, arguments.to, arguments.watch)
+
+
+def _add_runs(commands: argparse._SubParsersAction) -> None:
+    text = "List recorded runs, and what of each is still to be sent."
+    parser = commands.add_parser("runs", help=text, description=text)
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="folder of a run, or one above (default: $HOUSE_OUTPUT or outputs)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    parser.set_defaults(run=_runs)
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from anemoi_house.tracking.runs import as_text, runs
+
+    found = runs(arguments.runs)
+    print(json.dumps([run.as_json() for run in found]) if arguments.json else as_text(found))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def register() -> None:
         ("nested", nested),
         ("build_graph", build_graph),
         ("slurm_gpus_per_node", slurm_gpus_per_node),
+        ("tracking_uri", tracking_uri),
     ):
         OmegaConf.register_new_resolver(f"house.{name}", _with_message(resolver), replace=True)
 
@@ -60,6 +61,17 @@ def slurm_gpus_per_node() -> int:
     if not number.isdigit():
         raise HouseError(f"SLURM_GPUS_PER_NODE is '{asked}', which is no number of GPUs; set num_gpus_per_node.")
     return int(number)
+
+
+def tracking_uri() -> str:
+    """`${house.tracking_uri:}`: the MLflow server that the environment names."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    raise HouseError(
+        "diagnostics.log.mlflow.tracking_uri is not set. Say where the MLflow server is: `export "
+        "MLFLOW_TRACKING_URI=https://...`, or `diagnostics.log.mlflow.tracking_uri=...` on the command line. Without a "
+        "server: diagnostics=house_local."
+    )
 
 
 def _with_message(resolver: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import check_range, parse_neighbours
+from anemoi_house.tracking.azure import IDENTITIES
+from anemoi_house.tracking.servers import check_uri
 
 
 class HouseModel(BaseModel):
@@ -111,18 +113,39 @@ class AreaReweightedScalerSchema(HouseModel):
     "As in the stock scaler."
 
 
-class LocalMLflowLoggerSchema(MlflowSchema):
-    """Settings of `anemoi_house.tracking.local.LocalMLflowLogger`: those of the stock logger, without a server."""
+class SpooledMLflowLoggerSchema(HouseModel, MlflowSchema):
+    """Settings of `anemoi_house.tracking.logger.SpooledMLflowLogger`: the stock logger's, and ours."""
 
-    target_: Literal["anemoi_house.tracking.local.LocalMLflowLogger"] = Field(  # type: ignore[assignment]
+    target_: Literal["anemoi_house.tracking.logger.SpooledMLflowLogger"] = Field(  # type: ignore[assignment]
         ..., alias="_target_"
     )
-    offline: Literal[False] = False
-    "A SQLite store is neither offline nor online."
-    authentication: Literal[False] = False
-    "There is no server to sign in to."
-    tracking_uri: Literal[None] = None
-    "The store is a file in `save_dir`."
+    params: list[str] = Field(default_factory=list)
+    "Settings that become parameters: dotted keys, branches or shell patterns."
+    finish_wait_s: float = Field(default=8, ge=0, le=600)
+    "Longest wait at the end, in seconds, for the server to take the rest."
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value:
+            _as_value_error(check_uri, value)
+        return value or None
+
+
+class AzureMLflowLoggerSchema(SpooledMLflowLoggerSchema):
+    """Settings of `anemoi_house.tracking.logger.AzureMLflowLogger`."""
+
+    target_: Literal["anemoi_house.tracking.logger.AzureMLflowLogger"] = Field(  # type: ignore[assignment]
+        ..., alias="_target_"
+    )
+    aml_subscription_id: str | None = None
+    "Subscription of the workspace."
+    aml_resource_group: str | None = None
+    "Resource group of the workspace."
+    aml_workspace_name: str | None = None
+    "Name of the workspace."
+    identity: Literal[IDENTITIES] = "default"  # type: ignore[valid-type]
+    "How to sign in."
 
 
 @cache
@@ -136,7 +159,7 @@ def register() -> None:
         (EdgeSchema, "edge_builders", BoundaryAwareKNNEdgesSchema, CoveringKNNEdgesSchema),
         (BaseGraphSchema, "post_processors", GraphRecordSchema),
         (SingleTrainingSchema, "scalers", AreaReweightedScalerSchema),
-        (LoggingSchema, "mlflow", LocalMLflowLoggerSchema),
+        (LoggingSchema, "mlflow", SpooledMLflowLoggerSchema, AzureMLflowLoggerSchema),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from anemoi_house.errors import HouseError
+from anemoi_house.tracking.spool import FOLDER, Spool
 
 VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
 """What the published experiments are judged by in validation."""
@@ -53,11 +54,13 @@ class Run:
         return self.metadata["run_id"]
 
     @property
-    def store(self) -> Path:
-        """SQLite file of the MLflow store that the run was tracked into, also where the outputs were moved since."""
+    def spool(self) -> Spool:
+        """What the run has said, also where the outputs were moved since."""
         output = self.metadata["config"]["system"]["output"]
-        folder = Path(output["logs"]["mlflow"]).relative_to(output["root"])
-        return self.checkpoint.parents[2] / folder / "mlflow.db"
+        folder, root = Path(output["logs"]["mlflow"]), output["root"]
+        if folder.is_relative_to(root):
+            folder = self.checkpoint.parents[2] / folder.relative_to(root)
+        return Spool(folder / FOLDER / self.run_id)
 
 
 def find_run(path: Path) -> Run:
@@ -134,14 +137,11 @@ def skill(run: Run, variables: tuple[str, ...] = VARIABLES) -> list[Skill]:
 
 
 def losses(run: Run) -> list[tuple[int, float, float]]:
-    """Losses of the run by epoch, as (step, training loss, validation loss), from its MLflow store."""
-    from mlflow import MlflowClient
-
-    if not run.store.is_file():
+    """Losses of the run by epoch, as (step, training loss, validation loss); empty where it was not tracked."""
+    if not run.spool.records_path.is_file():
         return []
-    client = MlflowClient(f"sqlite:///{run.store.resolve()}")
-    histories = (client.get_metric_history(run.run_id, f"{part}_multi_dataset_loss_epoch") for part in ("train", "val"))
-    train, validation = ({metric.step: metric.value for metric in history} for history in histories)
+    history = run.spool.metrics("train/loss_epoch", "val/loss")
+    train, validation = ({step: value for value, _, step in rows} for rows in history.values())
     return [(step, train[step], validation[step]) for step in sorted(train.keys() & validation.keys())]
 
 

@@ -33,7 +33,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in (
-    "index", "start", "datasets", "experiments", "graphs", "extending", "plugin", "reference"
+    "index", "start", "datasets", "experiments", "graphs", "tracking", "extending", "plugin", "reference"
 ))]  # fmt: skip
 NOT_RUN = ("text", "{toctree}", "{eval-rst}")  # output of commands, and what Sphinx runs
 FENCE = re.compile(r"^(`{3,})(\S*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
@@ -212,13 +212,14 @@ class Workshop:
     def _export(self, arguments: list[str]) -> None:
         (assignment,) = arguments
         name, _, value = assignment.partition("=")
-        assert name in ("HOUSE_HRRR", "HOUSE_GFS", "HOUSE_OUTPUT", "HOUSE_SAMPLE")
+        assert name in ("HOUSE_HRRR", "HOUSE_GFS", "HOUSE_OUTPUT", "HOUSE_SAMPLE", "MLFLOW_TRACKING_URI")
         os.environ[name] = value
 
     def _pip(self, arguments: list[str]) -> None:
         assert arguments[0] == "install"
         for word in arguments[1:]:
-            assert word == "-c" or (ROOT / word).exists() or Path(word).exists(), word
+            path = word.partition("[")[0]  # `.[azure]` is this folder with an extra
+            assert word == "-c" or (ROOT / path).exists() or Path(path).exists(), word
 
     @staticmethod
     def _run_id() -> str:

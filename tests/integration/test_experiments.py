@@ -73,8 +73,11 @@ def test_trains(experiment, trained, folder):
     assert re.search(rf"isolated data nodes +{coverage['isolated']['all']:,}\b", log)
 
     with closing(sqlite3.connect(folder / "outputs" / "logs" / "mlflow" / "mlflow.db")) as store:
-        assert store.execute("select name from runs where run_uuid = ?", (run.name,)).fetchone() == (experiment,)
-        rows = store.execute("select value from metrics where key like 'train%' and run_uuid = ?", (run.name,))
+        (there,) = store.execute(
+            "select run_uuid from tags where (key, value) = ('house.run_id', ?)", (run.name,)
+        ).fetchone()
+        assert store.execute("select name from runs where run_uuid = ?", (there,)).fetchone() == (experiment,)
+        rows = store.execute("select value from metrics where key like 'train/%' and run_uuid = ?", (there,))
         assert rows.fetchone()
 
 

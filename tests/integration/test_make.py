@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tracking.mlflow_server import find_runs, read_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +65,13 @@ def test_demo_beats_persistence_on_all_four_fields(folder):
     assert "validation loss" in output
     assert "make dashboard" in output
     assert (folder / "graph.png").read_bytes().startswith(b"\x89PNG")
+    # Tracked without a server or a variable, where `make dashboard` looks.
+    store = folder / "outputs" / "logs" / "mlflow" / "mlflow.db"
+    (run_id,) = find_runs(store, experiment="nested")
+    run = read_run(store, run_id)
+    assert (run["name"], run["status"]) == ("tnbd_sample", "FINISHED")
+    assert {"train/loss", "val/loss", "val/mse_inside_lam/t_850.step1"} <= {key for key, *_ in run["metrics"]}
+    assert {"config.yaml", "graph.png", "terminal_log.txt"} <= run["artifacts"].keys()
 
 
 def test_published_numbers(folder):

@@ -1,0 +1,262 @@
+"""Tracking beside the stock logger: what it costs a training, whatever the server does.
+
+- `step`: time in the training thread for one logged step of ten metrics, on a server that is well, dead, silent, or
+  answers 429; and from the last step to the end of the process. The same with the stock logger.
+- `drain`: 100,000 rows to a local server, beside bare `log_batch` calls of the same rows.
+- `training`: `tnbd_sample` with the server dead, beside the same without a logger; pairs in turn.
+
+The server is a real `mlflow server` on SQLite. Each measurement has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import records
+
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path.insert(0, str(TESTS))
+
+PACKAGES = ("anemoi-training", "mlflow", "azureml-mlflow", "torch")
+SERVERS = ("well", "dead", "silent", "busy")
+METRICS, LOGGED_STEPS, BETWEEN_S = 10, 300, 0.02
+PATIENCE_S = 60
+"""After this the stock logger, which waits for up to an hour, is given up."""
+ROWS, BATCH = 100_000, 1000
+PAIRS = 3
+BIN = Path(sys.prefix) / "bin"
+
+
+# In a process of its own
+
+
+def log_steps(kind: str, folder: Path, uri: str, signals: Any) -> None:
+    """Log steps as a training does; the server's trouble begins when a tenth of them is logged."""
+    logger = make_logger(kind, folder, uri)
+    took = []
+    for step in range(LOGGED_STEPS):
+        if step == LOGGED_STEPS // 10:
+            signals("trouble")
+        metrics = {f"train_metric_{number}": step + number / 7 for number in range(METRICS)}
+        begun = time.perf_counter()
+        logger.log_metrics(metrics, step)
+        took.append(time.perf_counter() - begun)
+        time.sleep(BETWEEN_S)
+    signals("steps", took=took)
+    logger.finalize("success")
+
+
+def make_logger(kind: str, folder: Path, uri: str) -> Any:
+    if kind == "ours":
+        from anemoi_house.tracking.logger import SpooledMLflowLogger
+
+        logger: Any = SpooledMLflowLogger(str(folder), tracking_uri=uri, terminal=False)
+    else:
+        from anemoi.training.diagnostics.mlflow.logger import AnemoiMLflowLogger
+
+        logger = AnemoiMLflowLogger(tracking_uri=uri, save_dir=str(folder), terminal=False, max_params_length=2000)
+    _ = logger.experiment, logger.run_id
+    return logger
+
+
+def bare_batches(uri: str) -> float:
+    """Seconds that MLflow's client needs for the rows."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client = MlflowClient(uri)
+    run_id = client.create_run(client.create_experiment(f"bare {time.time()}")).info.run_id
+    now = int(time.time() * 1000)
+    begun = time.perf_counter()
+    for first in range(0, ROWS, BATCH):
+        rows = [Metric(key, value, now + step, step) for key, value, step in some_rows(first, BATCH)]
+        client.log_batch(run_id, metrics=rows)
+    return time.perf_counter() - begun
+
+
+def drain(folder: Path, uri: str) -> float:
+    """Seconds that the drain needs for the same rows from a spool."""
+    from anemoi_house.tracking.drain import Drain
+    from anemoi_house.tracking.ledger import SyncLock
+    from anemoi_house.tracking.servers import connect
+    from anemoi_house.tracking.spool import Spool
+
+    server = connect({"uri": uri, "authentication": False, "aml": None})
+    spool = Spool(folder)
+    begun = time.perf_counter()
+    with SyncLock(spool, uri):
+        work = Drain(spool, uri, server)
+        while work.advance():
+            pass
+        work.flush()
+    return time.perf_counter() - begun
+
+
+def write_spool(folder: Path) -> None:
+    """A run whose records are as the logger writes them: ten metrics a step."""
+    folder.mkdir(parents=True)
+    now = int(time.time() * 1000)
+    start = {"kind": "start", "t": now, "session": 0, "run_id": folder.name, "run_name": "many", "experiment": "drain",
+             "parent": None, "fork_of": None, "server_run": None}  # fmt: skip
+    with (folder / "records.jsonl").open("w") as lines:
+        lines.write(json.dumps(start) + "\n")
+        for first in range(0, ROWS, METRICS):
+            rows = [[key, value, now + step, step] for key, value, step in some_rows(first, METRICS)]
+            lines.write(json.dumps({"kind": "metrics", "rows": rows}) + "\n")
+        lines.write(json.dumps({"kind": "end", "t": now + ROWS, "status": "FINISHED"}) + "\n")
+
+
+def some_rows(first: int, number: int) -> Iterator[tuple[str, float, int]]:
+    for row in range(first, first + number):
+        yield f"metric_{row % METRICS}", row / 7, row // METRICS
+
+
+# The measurements
+
+
+def measure_steps(kind: str, trouble: str, folder: Path) -> dict[str, Any]:
+    """Times of one logged step, and of the end, in the training's process."""
+    with running_server(folder) as (server, front):
+        address = front.environment["MLFLOW_TRACKING_URI"]
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", kind, str(folder / "logger"), address],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
+            env=os.environ | front.environment,
+        )  # fmt: skip
+        found: dict[str, Any] = {"finished": False}
+        begun = ended = time.monotonic()
+        watch = subprocess.Popen(["sh", "-c", f"sleep {PATIENCE_S + 40}; kill -9 {process.pid}"])
+        for line in process.stdout or ():
+            with suppress(ValueError):
+                said = json.loads(line)
+                if said["event"] == "trouble":
+                    make_trouble(trouble, server, front)
+                if said["event"] == "steps":
+                    ended = time.monotonic()
+                    took = [1000 * each for each in said["took"][LOGGED_STEPS // 10 :]]
+                    found |= {"finished": True, "median_ms": statistics.median(took), "worst_ms": max(took)}
+        process.wait()
+        watch.kill()
+        watch.wait()
+        seconds = time.monotonic() - (ended if found["finished"] else begun)
+        found["exit_status"] = process.returncode
+        found["end_s" if found["finished"] else "given_up_after_s"] = seconds
+        front.heal()
+    return found
+
+
+def make_trouble(trouble: str, server: Any, front: Any) -> None:
+    if trouble == "dead":
+        front.stop()
+        server.kill()
+    elif trouble == "silent":
+        front.fail(kind="hang")
+    elif trouble == "busy":
+        front.fail("log-batch", status=429)
+
+
+def measure_drain(folder: Path) -> dict[str, float]:
+    """Drain and bare calls in turn, in processes of their own; medians."""
+    bare, ours = [], []
+    with running_server(folder) as (server, _):
+        for turn in range(PAIRS):
+            write_spool(folder / f"spool-{turn}" / f"run{turn}")
+            spool = folder / f"spool-{turn}" / f"run{turn}"
+            for into, arguments in ((bare, ["bare", server.uri]), (ours, ["drain", spool, server.uri])):
+                command = [sys.executable, __file__, "--worker", *map(str, arguments)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                into.append(float(done.stdout.splitlines()[-1]))
+    bare_s, ours_s = statistics.median(bare), statistics.median(ours)
+    return {"rows": ROWS, "bare_s": bare_s, "ours_s": ours_s, "ratio": ours_s / bare_s}
+
+
+def measure_training(folder: Path, steps: int) -> dict[str, Any]:
+    """Wall time of the whole command, with the server dead and without a logger, in turn."""
+    subprocess.run([BIN / "anemoi-house", "sample", folder / "sample"], check=True, capture_output=True)
+    without = ["diagnostics.log.mlflow.enabled=False"]
+    dead = ["diagnostics=house_mlflow", "diagnostics.log.mlflow.tracking_uri=http://127.0.0.1:9"]
+    times: dict[str, list[float]] = {"without": [], "dead": []}
+    train(folder, [*without, "training.max_steps=2"])  # the graph is built, files are in the cache
+    for turn in range(PAIRS):
+        for name, overrides in (
+            (("without", without), ("dead", dead)) if turn % 2 else (("dead", dead), ("without", without))
+        ):
+            times[name].append(train(folder, [*overrides, f"training.max_steps={steps}"]))
+            print(f"training {name}: {times[name][-1]:.1f} s", file=sys.stderr)
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    return {"steps": steps, **times, "ratio": medians["dead"] / medians["without"]}
+
+
+def train(folder: Path, overrides: list[str]) -> float:
+    command = [BIN / "anemoi-training", "train", "--config-name=tnbd_sample", *overrides]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    begun = time.monotonic()
+    with (folder / "train.log").open("wb") as log:
+        subprocess.run(command, cwd=folder, check=True, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                       env=environment | {"PATH": f"{BIN}:{os.environ['PATH']}", "MPLBACKEND": "Agg"})  # fmt: skip
+    shutil.rmtree(folder / "outputs" / "checkpoint", ignore_errors=True)
+    return time.monotonic() - begun
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[tuple[Any, Any]]:
+    from tracking.front import Front
+    from tracking.mlflow_server import MlflowServer
+
+    with MlflowServer(folder / "server") as server, Front(server) as front:
+        yield server, front
+
+
+def worker(arguments: list[str]) -> None:
+    kind, *rest = arguments
+    if kind == "bare":
+        print(bare_batches(*rest))
+    elif kind == "drain":
+        print(drain(Path(rest[0]), rest[1]))
+    else:
+        log_steps(
+            kind, Path(rest[0]), rest[1], lambda event, **more: print(json.dumps({"event": event, **more}), flush=True)
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    records.add_option(parser)
+    parser.add_argument("--worker", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=300, help="of the training (default: 300)")
+    parser.add_argument("--only", choices=["step", "drain", "training"], action="append")
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker)
+        return
+    parts: dict[str, Callable[[Path], Any]] = {
+        "step": lambda folder: {
+            kind: {trouble: measure_steps(kind, trouble, folder / f"{kind}-{trouble}") for trouble in SERVERS}
+            for kind in ("ours", "stock")
+        },
+        "drain": measure_drain,
+        "training": lambda folder: measure_training(folder, options.steps),
+    }
+    result = records.circumstances(PACKAGES)
+    for name, measure in parts.items():
+        if not options.only or name in options.only:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                result[name] = measure(Path(folder))
+            print(name, json.dumps(result[name], default=str)[:1500], file=sys.stderr)
+    records.write(result, options.json)
+
+
+if __name__ == "__main__":
+    main()

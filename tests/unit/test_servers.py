@@ -1,0 +1,141 @@
+"""Addresses of servers, and what their failures mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+import urllib3
+
+from anemoi_house.errors import HouseError
+from anemoi_house.tracking.servers import (
+    LONGEST_REASON,
+    RefusedError,
+    Server,
+    ServerError,
+    UnavailableError,
+    check_uri,
+    explain,
+    shown_uri,
+)
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://x/mlflow", "sqlite:////a/b.db", "azureml://h/x"])
+def test_addresses(uri: str) -> None:
+    check_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("ftp://x", "ftp://"),
+        ("databricks", "has no scheme"),
+        ("/scratch/mlruns", "has no scheme"),
+        ("file:///scratch", "file://"),
+        ("http://me:hunter2@x", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("https://token@x", "MLFLOW_TRACKING_USERNAME"),
+        ("", "has no scheme"),
+    ],
+)
+def test_addresses_that_are_none(uri: str, message: str) -> None:
+    with pytest.raises(HouseError, match=message) as mistake:
+        check_uri(uri)
+    assert "hunter2" not in str(mistake.value)
+    assert "\n" not in str(mistake.value)
+
+
+def test_a_workspace_is_shown_by_its_name() -> None:
+    assert shown_uri("azureml:///subscriptions/s/resourceGroups/r/providers/x/workspaces/hpc-ws") == (
+        "Azure ML workspace hpc-ws"
+    )
+    assert shown_uri("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+class Told(Exception):
+    """As MLflow wraps what it comes across."""
+
+    def __init__(self, message: str, error_code: str = "INTERNAL_ERROR", json: dict | None = None) -> None:
+        super().__init__(message)
+        self.message, self.error_code = message, error_code
+        if json is not None:
+            self.json = json
+
+
+def wrapped(inner: Exception) -> Exception:
+    """A failure in the way of `mlflow.utils.rest_utils.http_request`."""
+    try:
+        try:
+            raise inner
+        except Exception as failure:
+            raise Told(f"API request to http://host/x failed with exception {failure}")  # noqa: B904
+    except Told as told:
+        return told
+
+
+POOL = urllib3.HTTPConnectionPool("host")
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "message", "attempts"),
+    [
+        (wrapped(requests.ConnectionError("[Errno 111] Connection refused")), UnavailableError,
+         "cannot connect to host (connection refused)", 3),
+        (wrapped(requests.ConnectionError("('Connection aborted.', ConnectionResetError(104, 'Connection reset by'))")),
+         UnavailableError, "cannot connect to host (connection reset)", 3),
+        (wrapped(requests.ReadTimeout("Read timed out. (read timeout=10)")), UnavailableError,
+         "host does not answer", 3),
+        (wrapped(requests.exceptions.RetryError(urllib3.exceptions.MaxRetryError(
+            POOL, "/x", urllib3.exceptions.ResponseError("too many 429 error responses")))), UnavailableError,
+         "host has too many requests (429)", 6),
+        (wrapped(requests.exceptions.RetryError("too many 500 error responses")), UnavailableError,
+         "host fails (500)", 6),
+        (wrapped(requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed"
+                                              " certificate (_ssl.c:1000)")), UnavailableError,
+         "the certificate of host does not verify (self-signed certificate); name the file of its authority in "
+         "REQUESTS_CA_BUNDLE", 1),
+        (Told("PERMISSION_DENIED: Permission denied", "PERMISSION_DENIED"), UnavailableError,
+         "access denied by host (403); check the credentials for this server", 1),
+        (Told("x", json={"error": {"code": "UserError", "message": "Bearer token expired"}}), UnavailableError,
+         "sign-in refused by host (401); check the credentials for this server", 1),
+        (Told("INVALID_PARAMETER_VALUE: Response: {'Error': 'over the size limit'}", "INVALID_PARAMETER_VALUE"),
+         RefusedError, "{'Error': 'over the size limit'}", 0),
+        (Told("BAD_REQUEST: no", "BAD_REQUEST"), RefusedError, "no", 0),
+        (Told("(sqlite3.OperationalError) database is locked"), UnavailableError,
+         "name is locked by another process", 3),
+        (OSError(28, "No space left on device"), UnavailableError, "name: [Errno 28] No space left on device", 3),
+    ],
+)  # fmt: skip
+def test_what_failures_mean(failure: Exception, kind: type[ServerError], message: str, attempts: int) -> None:
+    explained = explain(failure, "name", "host")
+    assert type(explained) is kind
+    assert str(explained) == message
+    if isinstance(explained, UnavailableError):
+        assert explained.attempts == attempts
+
+
+def test_a_login_that_is_missing_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    from anemoi.utils.mlflow import auth
+
+    def authenticate(self: object) -> None:
+        raise RuntimeError("You are not logged in to MLflow. Please log in first.")
+
+    monkeypatch.setattr(auth.TokenAuth, "__init__", lambda self, url: None)
+    monkeypatch.setattr(auth.TokenAuth, "authenticate", authenticate)
+    with pytest.raises(UnavailableError, match="anemoi-training mlflow login --url http://host"):
+        Server("http://host", authentication=True).experiment("nested")
+
+
+def test_names_that_no_artifact_has(tmp_path: Path) -> None:
+    for name in ("../a", "/a", "a//b", "a/../b", ".", ""):
+        with pytest.raises(RefusedError):
+            Server("http://host").upload("run", tmp_path, name)
+
+
+def test_what_is_told_is_one_short_line_without_secrets() -> None:
+    failure = Told("no\n" * 1000 + "x", "INVALID_PARAMETER_VALUE")
+    assert len(str(explain(failure, "name", "host"))) <= LONGEST_REASON + 3
+    secret = Told("at https://x/y?sv=1&sig=hunter2hunter2 Authorization: Bearer abcdefghijklmnop", "BAD_REQUEST")
+    told = str(explain(secret, "name", "host"))
+    assert "hunter2" not in told
+    assert "abcdefghijklmnop" not in told

@@ -1,0 +1,247 @@
+"""The record of a run on disk: what is written is read, whatever happened in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anemoi_house.errors import HouseError
+from anemoi_house.tracking import spool as spools
+from anemoi_house.tracking.spool import Spool, SpoolWriter, find_spools, metric_value
+
+START = {
+    "kind": "start", "t": 1000, "session": 0, "run_id": "r", "run_name": "tnbd", "experiment": "nested", "parent": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def writer(tmp_path, told):
+    writer = SpoolWriter(tmp_path / "spool" / "run", told.append)
+    yield writer
+    writer.close(1)
+
+
+def data_of(folder):
+    return [record.data for record in Spool(folder).records()]
+
+
+def test_records_come_back_in_order(writer):
+    records = [START, {"kind": "metrics", "rows": [["loss", 0.1, 5, 1]]}, {"kind": "terminal", "text": "é\n\u2028"}]
+    for record in records:
+        writer.put(record)
+    assert writer.flush(5)
+    assert data_of(writer.folder) == records
+
+
+def test_reading_goes_on_where_it_ended(writer):
+    writer.put({"kind": "params", "values": {"a": "1"}})
+    writer.flush(5)
+    (first,) = Spool(writer.folder).records()
+    writer.put({"kind": "params", "values": {"b": "2"}})
+    writer.flush(5)
+    (second,) = Spool(writer.folder).records(first.end)
+    assert second.data == {"kind": "params", "values": {"b": "2"}}
+    assert second.begin == first.end
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(JSON, min_size=1, max_size=6), data=st.data())
+def test_a_spool_that_was_cut_anywhere_gives_all_complete_records_and_can_be_gone_on_with(
+    tmp_path_factory, texts, data
+):
+    folder = tmp_path_factory.mktemp("cut")
+    lines = [json.dumps({"kind": "terminal", "text": text}).encode() + b"\n" for text in texts]
+    whole = b"".join(lines)
+    cut = data.draw(st.integers(0, len(whole)))
+    (folder / "records.jsonl").write_bytes(whole[:cut])
+    ends = [sum(map(len, lines[: number + 1])) for number in range(len(lines))]
+    complete = sum(end <= cut for end in ends)
+    reader = Spool(folder)
+    assert [record.data["text"] for record in reader.records()] == texts[:complete]
+    assert reader.torn() == cut - ([0, *ends])[complete]
+
+    writer = SpoolWriter(folder, lambda line: None)
+    writer.put({"kind": "terminal", "text": "after"})
+    writer.close(5)
+    found = [record.data for record in reader.records()]
+    whole_but_for_its_newline = cut + 1 in ends
+    assert [record["text"] for record in found if record] == [*texts[: complete + whole_but_for_its_newline], "after"]
+    # Another piece is a line of its own, which cannot be read.
+    assert found.count(None) == reader.summary().damaged == (cut not in (0, *ends) and not whole_but_for_its_newline)
+
+
+@settings(max_examples=60, deadline=None)
+@given(noise=st.binary(max_size=200))
+def test_noise_is_damaged_lines_and_nothing_worse(tmp_path_factory, noise):
+    folder = tmp_path_factory.mktemp("noise")
+    good = json.dumps(START).encode() + b"\n"
+    (folder / "records.jsonl").write_bytes(noise + b"\n" + good)
+    summary = Spool(folder).summary()
+    assert summary.name == "tnbd"
+    assert summary.sessions == 1
+
+
+def test_a_kill_costs_at_most_a_moment(tmp_path):
+    script = (
+        "import sys, time, pathlib\n"
+        "from anemoi_house.tracking.spool import SpoolWriter\n"
+        "writer = SpoolWriter(pathlib.Path(sys.argv[1]), print)\n"
+        "for step in range(10**6):\n"
+        "    writer.put({'kind': 'metrics', 'rows': [['loss', 0.5, int(time.time() * 1000), step]]})\n"
+        "    print(step, flush=True)\n"
+        "    time.sleep(0.005)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    said = [process.stdout.readline() for _ in range(200)]
+    assert Spool(tmp_path).writer_alive()
+    process.send_signal(signal.SIGKILL)
+    killed = time.time() * 1000
+    said += process.stdout.readlines()
+    process.wait()
+    rows = [row for record in Spool(tmp_path).records() for row in record.data["rows"]]
+    assert [row[3] for row in rows] == list(range(len(rows)))
+    assert len(rows) >= 100
+    assert killed - rows[-1][2] < 1000
+    assert not Spool(tmp_path).writer_alive()
+
+
+def test_one_writer_at_a_time(writer):
+    assert Spool(writer.folder).writer_alive()
+    with pytest.raises(HouseError, match=r"Another training writes to the record of this run.*training\.run_id"):
+        SpoolWriter(writer.folder, print)
+
+
+def test_a_writer_on_another_host_lives_as_long_as_its_beat(writer):
+    lock = writer.folder / "writer.lock"
+    writer.close(1)
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    assert Spool(writer.folder).writer_alive()
+    long_ago = time.time() - spools.DEAD_AFTER_S - 60
+    os.utime(lock, (long_ago, long_ago))
+    assert not Spool(writer.folder).writer_alive()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(HouseError, match=r"cannot be written to .*file.run .*system\.output\.root"):
+        SpoolWriter(tmp_path / "file" / "run", print)
+
+
+def test_a_disk_that_refuses_loses_nothing_once_it_is_mended(writer, told, monkeypatch):
+    really, room = os.write, 10
+    full = True
+
+    def write(descriptor, data):
+        if not full:
+            return really(descriptor, data)
+        nonlocal room
+        if room:  # the last bytes of a disk are taken before it refuses
+            taken, room = really(descriptor, bytes(data[:room])), 0
+            return taken
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    records = [{"kind": "params", "values": {str(number): "x" * 50}} for number in range(20)]
+    for record in records:
+        writer.put(record)
+    assert not writer.flush(1)
+    assert len(told) == 1
+    assert "No space left on device" in told[0]
+    assert "kept in memory" in told[0]
+    full = False
+    assert writer.flush(5)
+    assert data_of(writer.folder) == records
+    assert told[1:] == [f"The record of the run is written to {writer.folder} again; nothing was lost."]
+
+
+def test_what_a_disk_never_takes_is_counted(tmp_path, told, monkeypatch):
+    writer = SpoolWriter(tmp_path, told.append)
+    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for _ in range(3):
+        writer.put({"kind": "params", "values": {}})
+    writer.close(0.5)
+    assert told[-1].startswith("3 records of the run could not be written")
+
+
+def test_artifacts_are_copies_with_a_digest(writer, tmp_path):
+    import hashlib
+
+    source = tmp_path / "plot.png"
+    for content in (b"first", b"second"):
+        source.write_bytes(content)
+        writer.put_artifact(source, "plots/plot.png")
+    source.unlink()
+    writer.flush(5)
+    first, second = data_of(writer.folder)
+    assert (writer.folder / first["file"]).read_bytes() == b"first"
+    assert (writer.folder / second["file"]).read_bytes() == b"second"
+    assert first["sha256"] == hashlib.sha256(b"first").hexdigest()
+    assert second["size"] == 6
+    assert not list(writer.folder.rglob("*.part"))
+    writer.close(1)
+    again = SpoolWriter(writer.folder, print)
+    source.write_bytes(b"third")
+    again.put_artifact(source, "plots/plot.png")
+    again.close(5)
+    assert len({record["file"] for record in data_of(writer.folder)}) == 3
+
+
+def test_the_summary(writer):
+    for record in (
+        START,
+        {"kind": "params", "values": {"lr": "1e-3"}},
+        {"kind": "tags", "values": {"a": "1"}},
+        {"kind": "tags", "values": {"a": "2"}},
+        {"kind": "metrics", "rows": [["loss", 0.5, 2000, 1], ["loss", "NaN", 3000, 2]]},
+        {"kind": "end", "t": 4000, "status": "FAILED"},
+    ):
+        writer.put(record)
+    writer.flush(5)
+    summary = Spool(writer.folder).summary()
+    assert (summary.run_id, summary.name, summary.experiment, summary.sessions) == ("run", "tnbd", "nested", 1)
+    assert (summary.started, summary.ended, summary.status, summary.rows) == (1000, 4000, "FAILED", 2)
+    assert summary.params == {"lr": "1e-3"}
+    assert summary.tags == {"a": "2"}
+    writer.put({**START, "t": 5000, "session": 1})
+    writer.flush(5)
+    summary = Spool(writer.folder).summary()
+    assert (summary.sessions, summary.started, summary.ended, summary.status) == (2, 1000, None, "RUNNING")
+
+
+def test_finding_spools(tmp_path):
+    root = tmp_path / "outputs"
+    for run in ("a", "b"):
+        folder = root / "logs" / "mlflow" / "spool" / run
+        folder.mkdir(parents=True)
+        (folder / "records.jsonl").touch()
+        (root / "checkpoint" / run).mkdir(parents=True)
+    assert [each.run_id for each in find_spools(tmp_path)] == ["a", "b"]
+    assert [each.run_id for each in find_spools(root / "checkpoint" / "b")] == ["b"]
+    assert [each.run_id for each in find_spools(root / "logs" / "mlflow" / "spool" / "a")] == ["a"]
+    assert find_spools(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(0.1, 0.1), (float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity")]
+)
+def test_values_of_metrics_are_json(value, written):
+    assert metric_value(value) == written
+    assert json.loads(json.dumps(metric_value(value), allow_nan=False)) == written
