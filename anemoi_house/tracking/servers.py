@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from functools import wraps
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking.redact import Redactor
@@ -30,6 +32,7 @@ CREATED_TAG = "house.created"
 PARENT_TAG = "mlflow.parentRunId"
 FORK_TAG = "forkedRunId"
 TIMEOUT_S = 10
+_PORTS = {"http": 80, "https": 443}
 LONGEST_REASON = 300
 
 _T = TypeVar("_T")
@@ -157,6 +160,7 @@ def connect(target: dict[str, Any]) -> Server:
     """
     uri = target["uri"]
     check_uri(uri)
+    _knock(uri)
     prepare_process()
     match urlsplit(uri).scheme:
         case "azureml":
@@ -167,6 +171,24 @@ def connect(target: dict[str, Any]) -> Server:
             return FileServer(uri)
         case _:
             return Server(uri, authentication=bool(target.get("authentication")))
+
+
+def _knock(uri: str) -> None:
+    """Raise an UnavailableError where nobody listens.
+
+    It costs nothing, and the import of a client seconds of a processor that a training beside it needs.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in _PORTS or parts.hostname is None:
+        return
+    if {parts.scheme, "all"} & getproxies().keys() and not proxy_bypass(parts.hostname):
+        return  # the proxy knows ways that we do not
+    try:
+        socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme]), TIMEOUT_S).close()
+    except TimeoutError:
+        raise UnavailableError(f"{parts.netloc} does not answer") from None
+    except (OSError, UnicodeError) as failure:
+        raise UnavailableError(f"cannot connect to {parts.netloc}{_why(str(failure))}") from None
 
 
 def _told(method: Callable[..., _T]) -> Callable[..., _T]:
