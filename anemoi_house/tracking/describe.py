@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -20,8 +20,6 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from anemoi_house.graphs.describe import RECORD
 
 LOGGER = logging.getLogger(__name__)
-PICTURE_WAIT_S = 60.0
-"""For how long a training that is over waits for its picture; after more than some steps it is there already."""
 _PACKAGES = (
     "anemoi-house", "anemoi-training", "anemoi-models", "anemoi-graphs", "anemoi-datasets", "torch", "torch-geometric",
 )  # fmt: skip
@@ -39,100 +37,54 @@ class DescribeRun(pl.Callback):
     Parameters
     ----------
     picture : bool
-        Whether to draw the graph: in a process of its own, with the time that the training leaves over.
+        Whether to draw the graph. It is drawn beside its file, once: where there is no picture yet, or an older one.
+        That takes a second for the samples, and some ten for the published grids.
     """
 
     def __init__(self, picture: bool = True) -> None:
         self.picture = picture
-        self._painter: _Painter | None = None
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record it all; what cannot be found out is left out."""
         logger = trainer.logger
-        if getattr(logger, "logger_name", None) != "mlflow":
-            return
-        experiment, run_id = logger.experiment, logger.run_id  # type: ignore[union-attr]
-        params = {**_of_graph(pl_module), **_of_training(trainer, pl_module), **_of_data(pl_module)}
+        tracked = getattr(logger, "logger_name", None) == "mlflow"
         try:
-            experiment.log_batch(
-                run_id,
-                params=[Param(key, str(value)) for key, value in params.items()],
-                tags=[RunTag(key, str(value)) for key, value in _tags(trainer).items()],
-            )
-            graph = Path(str(pl_module.config.system.input.graph))  # type: ignore[union-attr]
-            if self.picture and graph.is_file() and hasattr(pl_module.model.graph_data, RECORD):  # type: ignore[union-attr]
-                self._painter = _Painter(graph)
+            if tracked:
+                self._describe(trainer, pl_module)
+            # Without a tracker too: the picture belongs to the graph.
+            if self.picture and (picture := _picture(pl_module)) and tracked:
+                _record(picture, logger)
         except Exception as failure:  # a description is not worth a training
             LOGGER.warning("The run is not described in full: %s", failure)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Record the picture once it is drawn."""
-        if self._painter is not None and self._painter.done:
-            self._hang_up(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Wait for the picture, at most `PICTURE_WAIT_S`."""
-        if self._painter is not None:
-            self._painter.wait(PICTURE_WAIT_S)
-            self._hang_up(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Go at once."""
-        if self._painter is not None:
-            self._painter.close()
-            self._painter = None
-
-    def _hang_up(self, trainer: pl.Trainer) -> None:
-        painter, self._painter = self._painter, None
-        assert painter is not None
-        try:
-            trainer.logger.experiment.log_artifact(trainer.logger.run_id, str(painter.picture()))  # type: ignore[union-attr]
-        except Exception as failure:
-            LOGGER.warning("The run has no picture of its graph: %s", failure)
-        finally:
-            painter.close()
+    def _describe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        params = {**_of_graph(pl_module), **_of_training(trainer, pl_module), **_of_data(pl_module)}
+        trainer.logger.experiment.log_batch(  # type: ignore[union-attr]
+            trainer.logger.run_id,  # type: ignore[union-attr]
+            params=[Param(key, str(value)) for key, value in params.items()],
+            tags=[RunTag(key, str(value)) for key, value in _tags(trainer).items()],
+        )
 
 
-class _Painter:
-    """`anemoi-house graph plot`, beside the training."""
+def _picture(pl_module: Any) -> Path | None:
+    """Picture of the graph beside its file; None where the graph is none of ours, or its folder belongs to others."""
+    graph = Path(str(pl_module.config.system.input.graph))
+    picture = graph.with_suffix(".png")
+    if not graph.is_file() or not hasattr(pl_module.model.graph_data, RECORD):
+        return None
+    if not picture.is_file() or picture.stat().st_mtime < graph.stat().st_mtime:
+        if not os.access(graph.parent, os.W_OK):
+            return None
+        from anemoi_house.report.graph_plot import plot_graph
 
-    def __init__(self, graph: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="anemoi-house-")
-        self._file = Path(self._folder.name) / "graph.png"
-        command = [sys.executable, "-P", "-m", "anemoi_house.cli", "graph", "plot", str(graph), "-o", str(self._file)]
-        try:
-            with (self._file.parent / "said").open("wb") as said:
-                self._process = subprocess.Popen(
-                    ["nice", *command], stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
-                )
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        plot_graph(graph, picture)
+    return picture
 
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self._process.poll() is not None
 
-    def wait(self, seconds: float) -> None:
-        """Wait for its end."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-
-    def picture(self) -> Path:
-        """The file; an OSError with what the command said where there is none."""
-        if not self.done:
-            raise TimeoutError(f"it was not drawn within {PICTURE_WAIT_S:.0f} s of the training's end")
-        if not self._file.is_file():
-            raise OSError((self._file.parent / "said").read_text(errors="replace").strip()[-300:] or "it was not drawn")
-        return self._file
-
-    def close(self) -> None:
-        """End it, and leave nothing behind."""
-        self._process.kill()
-        self._process.wait()
-        self._folder.cleanup()
+def _record(picture: Path, logger: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        logger.experiment.log_artifact(logger.run_id, shutil.copy(picture, Path(folder) / "graph.png"))
 
 
 def _of_graph(pl_module: Any) -> dict[str, Any]:

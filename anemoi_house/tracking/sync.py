@@ -84,6 +84,8 @@ def until_end(path: Path) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(OSError):
         os.nice(15)
+        # Linux weighs sessions against each other where it groups by them, and this process has one of its own.
+        Path("/proc/self/autogroup").write_text("15")
     _quiet()
     (spool,) = find([path])[:1]
     return _Companion(spool).run()
