@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_skill(commands)
     _add_sync(commands)
     _add_runs(commands)
+    _add_slurm2ddp(commands)
     return parser
 
 
@@ -252,6 +253,19 @@ def _runs(arguments: argparse.Namespace) -> None:
 
     found = runs(arguments.runs)
     print(json.dumps([run.as_json() for run in found]) if arguments.json else as_text(found))
+
+
+def _add_slurm2ddp(commands: argparse._SubParsersAction) -> None:
+    text = "Print the path of slurm2ddp.sh, which tells the tasks of a SLURM step their ranks."
+    more = ' To use it: srun "$(anemoi-house slurm2ddp)" anemoi-training train --config-name=tnbd'
+    parser = commands.add_parser("slurm2ddp", help=text, description=text + more)
+    parser.set_defaults(run=_slurm2ddp)
+
+
+def _slurm2ddp(_: argparse.Namespace) -> None:
+    from anemoi_house.registration import shipped
+
+    print(shipped("slurm2ddp.sh"))
 
 
 if __name__ == "__main__":

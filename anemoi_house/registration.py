@@ -13,11 +13,16 @@ SUPPORTED = "0.17"
 ANEMOI_SCHEMAS = "anemoi.training.schemas.base_schema"
 
 
-def config_folder() -> Path:
-    """Folder of our configs: inside the package in a wheel, beside it in a checkout."""
+def shipped(name: str) -> Path:
+    """A file or folder of the repository's top that is shipped: inside the package in a wheel, beside it otherwise."""
     package = Path(__file__).resolve().parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+    installed = package / name
+    return installed if installed.exists() else package.parent / name
+
+
+def config_folder() -> Path:
+    """Folder of our configs."""
+    return shipped("configs")
 
 
 def register() -> None:

@@ -24,7 +24,10 @@ def register() -> None:
         ("path_of", path_of),
         ("nested", nested),
         ("build_graph", build_graph),
+        ("slurm_nodes", slurm_nodes),
+        ("slurm_tasks_per_node", slurm_tasks_per_node),
         ("slurm_gpus_per_node", slurm_gpus_per_node),
+        ("strategy", strategy),
         ("tracking_uri", tracking_uri),
     ):
         OmegaConf.register_new_resolver(f"house.{name}", _with_message(resolver), replace=True)
@@ -54,13 +57,42 @@ def build_graph(*, _root_: DictConfig) -> bool:
     return graph_to_build(_root_)
 
 
+def slurm_nodes() -> int:
+    """`${house.slurm_nodes:}`: nodes of the SLURM step, else of the job; 1 outside of one."""
+    return int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES") or 1)
+
+
+def slurm_tasks_per_node() -> int:
+    """`${house.slurm_tasks_per_node:}`: tasks on each node of the SLURM step; 1 outside of one."""
+    layout = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
+    each = layout.partition("(")[0]  # `4(x2)`
+    if "," in layout or not each.isdigit():
+        raise HouseError(
+            f"The step has {layout} tasks on its nodes, and a training as many on each: ask for them with "
+            "--ntasks-per-node, in place of --ntasks."
+        )
+    return int(each)
+
+
 def slurm_gpus_per_node() -> int:
-    """`${house.slurm_gpus_per_node:}`: GPUs per node of the SLURM job, 1 outside of one."""
-    asked = os.environ.get("SLURM_GPUS_PER_NODE") or "1"
+    """`${house.slurm_gpus_per_node:}`: GPUs per node of the SLURM job, else tasks per node of the step; 1 elsewhere."""
+    tasks = slurm_tasks_per_node()
+    asked = os.environ.get("SLURM_GPUS_PER_NODE") or str(tasks)
     number = asked.rpartition(":")[2]  # `a100:4`
     if not number.isdigit():
         raise HouseError(f"SLURM_GPUS_PER_NODE is '{asked}', which is no number of GPUs; set num_gpus_per_node.")
+    if tasks not in (1, int(number)):
+        raise HouseError(
+            f"The step has {tasks} tasks on each node, and the job {number} GPUs: a task runs one GPU. Ask for "
+            f"--ntasks-per-node={number}."
+        )
     return int(number)
+
+
+def strategy(nodes: int, devices: int) -> str:
+    """`${house.strategy:NODES,DEVICES}`: the class for one device, or for several."""
+    several = int(nodes) * int(devices) > 1
+    return f"anemoi.training.distributed.{'strategy.DDPGroupStrategy' if several else 'single.SingleDeviceStrategy'}"
 
 
 def tracking_uri() -> str:

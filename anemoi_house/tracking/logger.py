@@ -233,9 +233,10 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         now, step = int(time.time() * 1000), step or 0
         rows = []
         for name, value in metrics.items():
-            if (name, step) not in self._logged_metrics:
-                self._logged_metrics.add((name, step))  # type: ignore[arg-type]
-                key = metric_name(name)
+            # Of the renamed one: Lightning gives a loss two names where it is both that of a step and of an epoch.
+            key = metric_name(name)
+            if (key, step) not in self._logged_metrics:
+                self._logged_metrics.add((key, step))  # type: ignore[arg-type]
                 rows.append(
                     (f"{self._prefix}{self.LOGGER_JOIN_CHAR}{key}" if self._prefix else key, float(value), now, step)
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 import zipfile
@@ -55,6 +56,13 @@ def test_the_wheel_ships_every_config(wheel):
     shipped = {name.removeprefix("anemoi_house/") for name in zipfile.ZipFile(wheel).namelist()}
     assert ours
     assert ours <= shipped
+
+
+def test_the_wheel_ships_slurm2ddp(installed):
+    path = Path(installed.check("anemoi-house", "slurm2ddp", cwd=installed.prefix).strip())
+    assert path.read_bytes() == (Path(__file__).parents[2] / "slurm2ddp.sh").read_bytes()
+    assert path.is_relative_to(installed.prefix)
+    assert os.access(path, os.X_OK)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

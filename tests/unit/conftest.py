@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from anemoi_house import registration, resolvers
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither paths that a developer has exported nor a SLURM job's variables reach a test."""
-    for name in ("HOUSE_HRRR", "HOUSE_GFS", "HOUSE_OUTPUT", "HOUSE_SAMPLE", "SLURM_NNODES", "SLURM_GPUS_PER_NODE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith(("HOUSE_", "SLURM_")):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,47 @@ def test_gpus_per_node_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch, asked: st
     assert resolved("${house.slurm_gpus_per_node:}") == number
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, (1, 1, 1)),
+        ({"SLURM_NNODES": "8", "SLURM_GPUS_PER_NODE": "4"}, (8, 1, 4)),
+        # A step on one of the job's nodes; and tasks that asked for their GPUs by --gpus-per-task or --gres.
+        ({"SLURM_NNODES": "8", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "4"}, (1, 4, 4)),
+        ({"SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_TASKS_PER_NODE": "2(x3)", "SLURM_GPUS_PER_NODE": "v:2"}, (3, 2, 2)),
+        # A shell on a node, from which Lightning starts the ranks.
+        ({"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_GPUS_PER_NODE": "4"}, (1, 1, 4)),
+    ],
+)
+def test_hardware_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: tuple[int, int, int]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    names = ("slurm_nodes", "slurm_tasks_per_node", "slurm_gpus_per_node")
+    assert tuple(resolved(f"${{house.{name}:}}") for name in names) == expected
+
+
+def test_more_tasks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "8(x2)")
+    monkeypatch.setenv("SLURM_GPUS_PER_NODE", "a100:4")
+    with pytest.raises(ResolverError, match=r"8 tasks on each node, and the job 4 GPUs.*Ask for --ntasks-per-node=4\."):
+        resolved("${house.slurm_gpus_per_node:}")
+
+
+@pytest.mark.parametrize("layout", ["3,1", "4(x2),3"])
+def test_uneven_tasks(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", layout)
+    with pytest.raises(ResolverError, match=r"ask for them with --ntasks-per-node, in place of --ntasks\."):
+        resolved("${house.slurm_tasks_per_node:}")
+
+
+@pytest.mark.parametrize(("nodes", "devices", "ends"), [(1, 1, "SingleDeviceStrategy"), (2, 1, "DDPGroupStrategy"),
+                                                        (1, 2, "DDPGroupStrategy")])  # fmt: skip
+def test_strategy(nodes: int, devices: int, ends: str) -> None:
+    assert str(resolved(f"${{house.strategy:{nodes},{devices}}}")).endswith(ends)
+
+
 @pytest.mark.parametrize("asked", ["x", "a100", "a100:", "4:a100", "-4", "2.5"])
 def test_no_number_of_gpus(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     monkeypatch.setenv("SLURM_GPUS_PER_NODE", asked)

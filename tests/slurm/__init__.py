@@ -1,0 +1,1 @@
+"""A real SLURM for tests."""
