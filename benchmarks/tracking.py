@@ -35,7 +35,7 @@ METRICS, LOGGED_STEPS, BETWEEN_S = 10, 300, 0.02
 PATIENCE_S = 60
 """After this the stock logger, which waits for up to an hour, is given up."""
 ROWS, BATCH = 100_000, 1000
-PAIRS = 5
+PAIRS = 7
 BIN = Path(sys.prefix) / "bin"
 
 

@@ -160,7 +160,6 @@ def connect(target: dict[str, Any]) -> Server:
     """
     uri = target["uri"]
     check_uri(uri)
-    _knock(uri)
     prepare_process()
     match urlsplit(uri).scheme:
         case "azureml":
@@ -173,30 +172,13 @@ def connect(target: dict[str, Any]) -> Server:
             return Server(uri, authentication=bool(target.get("authentication")))
 
 
-def _knock(uri: str) -> None:
-    """Raise an UnavailableError where nobody listens.
-
-    It costs nothing, and the import of a client seconds of a processor that a training beside it needs.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme not in _PORTS or parts.hostname is None:
-        return
-    if {parts.scheme, "all"} & getproxies().keys() and not proxy_bypass(parts.hostname):
-        return  # the proxy knows ways that we do not
-    try:
-        socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme]), TIMEOUT_S).close()
-    except TimeoutError:
-        raise UnavailableError(f"{parts.netloc} does not answer") from None
-    except (OSError, UnicodeError) as failure:
-        raise UnavailableError(f"cannot connect to {parts.netloc}{_why(str(failure))}") from None
-
-
 def _told(method: Callable[..., _T]) -> Callable[..., _T]:
     """The method, whose failures are `ServerError`s with one line each."""
 
     @wraps(method)
     def translating(self: Server, *arguments: Any, **settings: Any) -> _T:
         try:
+            self.knock()
             self.sign_in()
             return method(self, *arguments, **settings)
         except HouseError:
@@ -233,6 +215,7 @@ class Server:
         self.name = shown_uri(uri)
         self._client: MlflowClient | None = None
         self._auth: Any = None
+        self._listened = False
         self._authentication = authentication
 
     @property
@@ -241,6 +224,24 @@ class Server:
         if self._client is None:
             self._client = self._connect()
         return self._client
+
+    def knock(self) -> None:
+        """Raise an UnavailableError where nobody listens, until somebody did once.
+
+        It costs nothing, and the import of a client seconds of a processor that a training beside it needs.
+        """
+        parts = urlsplit(self.uri)
+        if self._listened or parts.scheme not in _PORTS or parts.hostname is None:
+            return
+        if {parts.scheme, "all"} & getproxies().keys() and not proxy_bypass(parts.hostname):
+            return  # the proxy knows ways that we do not
+        try:
+            socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme]), TIMEOUT_S).close()
+        except TimeoutError:
+            raise UnavailableError(f"{parts.netloc} does not answer") from None
+        except (OSError, UnicodeError) as failure:
+            raise UnavailableError(f"cannot connect to {parts.netloc}{_why(str(failure))}") from None
+        self._listened = True
 
     def sign_in(self) -> None:
         """Get a token where the server wants one and there is none, or an old one."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -114,7 +118,14 @@ def test_what_failures_mean(failure: Exception, kind: type[ServerError], message
         assert explained.attempts == attempts
 
 
-def test_a_login_that_is_missing_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """Address of somebody who listens, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_login_that_is_missing_is_told_of(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
     from anemoi.utils.mlflow import auth
 
     def authenticate(self: object) -> None:
@@ -122,14 +133,38 @@ def test_a_login_that_is_missing_is_told_of(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(auth.TokenAuth, "__init__", lambda self, url: None)
     monkeypatch.setattr(auth.TokenAuth, "authenticate", authenticate)
-    with pytest.raises(UnavailableError, match="anemoi-training mlflow login --url http://host"):
-        Server("http://host", authentication=True).experiment("nested")
+    with pytest.raises(UnavailableError, match=f"anemoi-training mlflow login --url {listening}"):
+        Server(listening, authentication=True).experiment("nested")
 
 
-def test_names_that_no_artifact_has(tmp_path: Path) -> None:
+def test_names_that_no_artifact_has(tmp_path: Path, listening: str) -> None:
     for name in ("../a", "/a", "a//b", "a/../b", ".", ""):
         with pytest.raises(RefusedError):
-            Server("http://host").upload("run", tmp_path, name)
+            Server(listening).upload("run", tmp_path, name)
+
+
+def test_nothing_is_imported_for_a_server_that_is_away() -> None:
+    program = """
+import sys
+from anemoi_house.tracking.servers import UnavailableError, connect
+try:
+    connect({"uri": "http://127.0.0.1:9"}).experiment("nested")
+except UnavailableError as away:
+    print(away, sorted({"mlflow", "requests"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "cannot connect to 127.0.0.1:9 (connection refused) []\n"
+
+
+def test_where_a_proxy_knows_the_way_nobody_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Server("http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:10")
+    away.knock()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(UnavailableError, match=r"cannot connect to 127\.0\.0\.1:9 \(connection refused\)"):
+        away.knock()
 
 
 def test_what_is_told_is_one_short_line_without_secrets() -> None:
