@@ -83,9 +83,9 @@ def until_end(path: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(OSError):
-        os.nice(15)
+        os.nice(10)
         # Linux weighs sessions against each other where it groups by them, and this process has one of its own.
-        Path("/proc/self/autogroup").write_text("15")
+        Path("/proc/self/autogroup").write_text("10")
     _quiet()
     (spool,) = find([path])[:1]
     return _Companion(spool).run()

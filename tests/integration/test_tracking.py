@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Training:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         return self
 
@@ -140,6 +142,11 @@ class Training:
         """The one run that the server has for ours."""
         (found,) = find_runs(self.server.database, tags={"house.run_id": run_id or self.run_id})
         return read_run(self.server.database, found)
+
+    def is_ended_at_server(self) -> bool:
+        """Whether the server has the run, and its end."""
+        found = find_runs(self.server.database, tags={"house.run_id": self.run_id})
+        return bool(found) and read_run(self.server.database, found[0])["status"] != "RUNNING"
 
     def assert_server_has_it_all(self, run_id: str | None = None, *, renames: bool = False) -> dict[str, Any]:
         """Compare the server's run with the spool, row by row."""
@@ -238,8 +245,9 @@ def outcome(request, tmp_path_factory, sample, template_database):  # noqa: F811
         try:
             SCENARIOS[name](training)
         finally:
-            if training.process is not None and training.process.poll() is None:
-                training.process.kill()
+            if training.process is not None:
+                with suppress(ProcessLookupError):  # the workers of a training that was killed, too
+                    os.killpg(training.process.pid, signal.SIGKILL)
             server.stop()
         return training
 
@@ -274,8 +282,10 @@ def server_killed_and_back(training: Training) -> None:
 @scenario
 def server_killed_for_good(training: Training) -> None:
     training.server.start()
-    training.start().reach(4)
+    training.start(training.callback("Enough"), steps=1000).reach(4)
     training.server.kill()
+    training.hear("Training goes on")
+    (training.folder / "enough").touch()
     training.wait()
     training.notes["away"] = training.sync()
     training.server.start()
@@ -318,7 +328,7 @@ def training_killed(training: Training) -> None:
     training.notes["killed"] = time.time()
     training.wait()
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and training.at_server()["status"] == "RUNNING":
+    while time.monotonic() < deadline and not training.is_ended_at_server():
         time.sleep(0.2)
 
 
@@ -394,6 +404,7 @@ cp -r small/spool outputs/logs/mlflow/
         cwd=training.folder,
         env=training.environment,
         stdin=subprocess.DEVNULL,
+        start_new_session=True,
     )
     training.wait()
     training.status = int((training.folder / "status").read_text())
