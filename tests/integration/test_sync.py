@@ -365,7 +365,7 @@ def test_beside_a_training_through_an_outage_and_its_death(mlflow_server: Mlflow
     wait_for(lambda: pending(spool).ledger.run_id and not pending(spool).records)
     for number in (signal.SIGINT, signal.SIGTERM):
         process.send_signal(number)
-    assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 15)
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
     mlflow_server.kill()
     say(*rows[30:60])
     wait_for(lambda: pending(spool).error)
