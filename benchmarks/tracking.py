@@ -35,7 +35,7 @@ METRICS, LOGGED_STEPS, BETWEEN_S = 10, 300, 0.02
 PATIENCE_S = 60
 """After this the stock logger, which waits for up to an hour, is given up."""
 ROWS, BATCH = 100_000, 1000
-PAIRS = 7
+PAIRS, TRAININGS = 7, 11
 BIN = Path(sys.prefix) / "bin"
 
 
@@ -189,14 +189,20 @@ def measure_training(folder: Path, steps: int) -> dict[str, Any]:
     dead = ["diagnostics=house_mlflow", "diagnostics.log.mlflow.tracking_uri=http://127.0.0.1:9"]
     times: dict[str, list[float]] = {"without": [], "dead": []}
     train(folder, [*without, "training.max_steps=2"])  # the graph is built, files are in the cache
-    for turn in range(PAIRS):
+    for turn in range(TRAININGS):
         for name, overrides in (
             (("without", without), ("dead", dead)) if turn % 2 else (("dead", dead), ("without", without))
         ):
             times[name].append(train(folder, [*overrides, f"training.max_steps={steps}"]))
             print(f"training {name}: {times[name][-1]:.1f} s", file=sys.stderr)
     medians = {name: statistics.median(each) for name, each in times.items()}
-    return {"steps": steps, **times, "ratio": medians["dead"] / medians["without"]}
+    pairs = [dead_s / without_s for dead_s, without_s in zip(times["dead"], times["without"], strict=True)]
+    return {
+        "steps": steps,
+        **times,
+        "ratio": medians["dead"] / medians["without"],
+        "median_of_pair_ratios": statistics.median(pairs),
+    }
 
 
 def train(folder: Path, overrides: list[str]) -> float:
