@@ -211,13 +211,7 @@ def _add_sync(commands: argparse._SubParsersAction) -> None:
     more += " reached is given up after 3 attempts, one that fails or is overloaded after 6, a sign-in that is refused"
     more += " at once. A run that another process is sending is left to it."
     parser = commands.add_parser("sync", help=text, description=text + more)
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=Path,
-        metavar="RUN_DIR",
-        help="folder of a run, its checkpoint folder, or one above (default: $HOUSE_OUTPUT or outputs)",
-    )
+    _add_run_folders(parser)
     parser.add_argument("--to", metavar="URI", help="another server: http://, https://, sqlite:///FILE, azureml://")
     parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C, also with new runs")
     parser.add_argument("--until-end", action="store_true", help=argparse.SUPPRESS)  # what the logger starts
@@ -237,13 +231,7 @@ def _sync(arguments: argparse.Namespace) -> int:
 def _add_runs(commands: argparse._SubParsersAction) -> None:
     text = "List recorded runs, and what of each is still to be sent."
     parser = commands.add_parser("runs", help=text, description=text)
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=Path,
-        metavar="PATH",
-        help="folder of a run, or one above (default: $HOUSE_OUTPUT or outputs)",
-    )
+    _add_run_folders(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.set_defaults(run=_runs)
 
@@ -253,6 +241,16 @@ def _runs(arguments: argparse.Namespace) -> None:
 
     found = runs(arguments.runs)
     print(json.dumps([run.as_json() for run in found]) if arguments.json else as_text(found))
+
+
+def _add_run_folders(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN_DIR",
+        help="folder of a run, its checkpoint folder, or one above (default: $HOUSE_OUTPUT or outputs)",
+    )
 
 
 def _add_slurm2ddp(commands: argparse._SubParsersAction) -> None:

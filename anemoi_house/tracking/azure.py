@@ -16,18 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.servers import (
-    TIMEOUT_S,
-    ExistsError,
-    Limits,
-    RefusedError,
-    Server,
-    ServerError,
-    UnavailableError,
-    check_uri,
-    failures,
-    one_line,
-)
+from anemoi_house.tracking.failures import ExistsError, RefusedError, ServerError, UnavailableError, failures, one_line
+from anemoi_house.tracking.servers import TIMEOUT_S, Limits, Server, check_uri
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from anemoi_house.tracking.drain import Pending, pending
+from anemoi_house.tracking.pending import Pending, pending
 from anemoi_house.tracking.spool import Spool
 
 LOOK_EVERY_S = 1.0

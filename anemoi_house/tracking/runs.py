@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anemoi_house.tracking.drain import Pending
 from anemoi_house.tracking.ledger import ledgers
+from anemoi_house.tracking.pending import Pending
 from anemoi_house.tracking.servers import shown_uri
 from anemoi_house.tracking.spool import Spool
 from anemoi_house.tracking.sync import find

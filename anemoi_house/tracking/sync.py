@@ -16,9 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.drain import Drain, Pending, ended, left
+from anemoi_house.tracking.drain import Drain
+from anemoi_house.tracking.failures import UnavailableError, one_line
 from anemoi_house.tracking.ledger import BusyError, Ledger, SyncLock, ledger_path
-from anemoi_house.tracking.servers import Server, UnavailableError, check_uri, connect, one_line, shown_uri
+from anemoi_house.tracking.pending import Pending, ended, left
+from anemoi_house.tracking.servers import Server, check_uri, connect, shown_uri
 from anemoi_house.tracking.spool import Spool, find_spools
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0

@@ -33,7 +33,8 @@ from tracking.mlflow_server import MetricRow, MlflowServer, Run, find_runs, read
 
 from anemoi_house.cli import main
 from anemoi_house.tracking import servers, sync
-from anemoi_house.tracking.drain import numbered, pending
+from anemoi_house.tracking.drain import numbered
+from anemoi_house.tracking.pending import pending
 from anemoi_house.tracking.spool import Spool, SpoolWriter
 
 COMMAND = [sys.executable, "-m", "anemoi_house.cli", "sync"]

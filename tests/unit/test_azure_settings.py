@@ -12,7 +12,7 @@ import pytest
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking import azure
 from anemoi_house.tracking.azure import IDENTITIES, SignIn, check_settings
-from anemoi_house.tracking.servers import UnavailableError
+from anemoi_house.tracking.failures import UnavailableError
 
 WORKSPACE = {
     "AZUREML_ARM_SUBSCRIPTION": "sub",

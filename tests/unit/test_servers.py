@@ -13,16 +13,8 @@ import requests
 import urllib3
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.servers import (
-    LONGEST_REASON,
-    RefusedError,
-    Server,
-    ServerError,
-    UnavailableError,
-    check_uri,
-    explain,
-    shown_uri,
-)
+from anemoi_house.tracking.failures import LONGEST_REASON, RefusedError, ServerError, UnavailableError, explain
+from anemoi_house.tracking.servers import Server, check_uri, shown_uri
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://x/mlflow", "sqlite:////a/b.db", "azureml://h/x"])
