@@ -38,6 +38,8 @@ ROWS, BATCH = 100_000, 1000
 PAIRS, TRAININGS = 7, 11
 RUNS = {"ours": 5, "stock": 1}
 """Of the steps; a single worst step is as much the machine's as the logger's."""
+NOTHING_S = 1e-4
+"""Counted out in the same thread, as long as a step of ours takes: what the machine itself takes away."""
 BIN = Path(sys.prefix) / "bin"
 
 
@@ -47,7 +49,7 @@ BIN = Path(sys.prefix) / "bin"
 def log_steps(kind: str, folder: Path, uri: str, signals: Any) -> None:
     """Log steps as a training does; the server's trouble begins when a tenth of them is logged."""
     logger = make_logger(kind, folder, uri)
-    took = []
+    took, nothing = [], []
     for step in range(LOGGED_STEPS):
         if step == LOGGED_STEPS // 10:
             signals("trouble")
@@ -55,8 +57,12 @@ def log_steps(kind: str, folder: Path, uri: str, signals: Any) -> None:
         begun = time.perf_counter()
         logger.log_metrics(metrics, step)
         took.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < NOTHING_S:
+            pass
+        nothing.append(time.perf_counter() - begun)
         time.sleep(BETWEEN_S)
-    signals("steps", took=took)
+    signals("steps", took=took, nothing=nothing)
     logger.finalize("success")
 
 
@@ -147,8 +153,11 @@ def measure_steps(kind: str, trouble: str, folder: Path) -> dict[str, Any]:
                     make_trouble(trouble, server, front)
                 if said["event"] == "steps":
                     ended = time.monotonic()
-                    took = [1000 * each for each in said["took"][LOGGED_STEPS // 10 :]]
+                    took, nothing = (
+                        [1000 * each for each in said[key][LOGGED_STEPS // 10 :]] for key in ("took", "nothing")
+                    )
                     found |= {"finished": True, "median_ms": statistics.median(took), "worst_ms": max(took)}
+                    found["worst_of_nothing_ms"] = max(nothing)
         process.wait()
         watch.kill()
         watch.wait()
@@ -169,7 +178,10 @@ def measure_runs(kind: str, trouble: str, folder: Path, runs: int) -> dict[str, 
         "finished": all(run["finished"] for run in each),
         "exit_status": max(abs(run["exit_status"]) for run in each),
         **{number: statistics.median(run[number] for run in each) for number in numbers if number in each[0]},
-        "worst_ms_of_each": [run["worst_ms"] for run in each if "worst_ms" in run],
+        **{
+            f"{number}_of_each": [run[number] for run in each if number in run]
+            for number in ("worst_ms", "worst_of_nothing_ms")
+        },
     }
 
 
