@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sync(commands)
     _add_runs(commands)
     _add_slurm2ddp(commands)
+    _add_resume(commands)
     return parser
 
 
@@ -264,6 +266,31 @@ def _slurm2ddp(_: argparse.Namespace) -> None:
     from anemoi_house.registration import shipped
 
     print(shipped("slurm2ddp.sh"))
+
+
+def _add_resume(commands: argparse._SubParsersAction) -> None:
+    text = "Print what `anemoi-training train` needs to go on with a run that was ended, one override a line."
+    more = " At the last whole checkpoint that ends an epoch, else at the last one. Prints nothing where there is none."
+    parser = commands.add_parser("resume", help=text, description=text + more)
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        nargs="?",
+        default=Path(os.environ.get("HOUSE_OUTPUT", "outputs")),
+        metavar="RUN",
+        help="checkpoint folder of a run, or the outputs of one run (default: $HOUSE_OUTPUT or outputs)",
+    )
+    parser.set_defaults(run=_resume)
+
+
+def _resume(arguments: argparse.Namespace) -> None:
+    from anemoi_house.jobs.resume import resume
+
+    found = resume(arguments.run_folder)
+    told = found.told if found else [f"{arguments.run_folder}: no checkpoint yet; the training begins at step 0"]
+    print(*(f"anemoi-house resume: {line}" for line in told), sep="\n", file=sys.stderr)
+    if found:
+        print(*found.overrides, sep="\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ def register() -> None:
         ("slurm_gpus_per_node", slurm_gpus_per_node),
         ("strategy", strategy),
         ("tracking_uri", tracking_uri),
+        ("begins_with_weights", begins_with_weights),
+        ("local_rate", local_rate),
     ):
         OmegaConf.register_new_resolver(f"house.{name}", _with_message(resolver), replace=True)
 
@@ -104,6 +106,20 @@ def tracking_uri() -> str:
         "MLFLOW_TRACKING_URI=https://...`, or `diagnostics.log.mlflow.tracking_uri=...` on the command line. Without a "
         "server: diagnostics=house_local."
     )
+
+
+def begins_with_weights(*, _root_: DictConfig) -> bool:
+    """`${house.begins_with_weights:}`: whether a second stage loads weights alone, once their file is seen."""
+    from anemoi_house.jobs import stages
+
+    return stages.begins_with_weights(_root_)
+
+
+def local_rate(global_rate: float, *, _root_: DictConfig) -> float:
+    """`${house.local_rate:RATE}`: the learning rate to set for a global one on this hardware."""
+    from anemoi_house.jobs import stages
+
+    return stages.local_rate(global_rate, _root_)
 
 
 def _with_message(resolver: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,1 @@
+"""Trainings as jobs: where one begins, and how one that was ended goes on."""
