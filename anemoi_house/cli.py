@@ -42,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     _add_slurm2ddp(commands)
     _add_resume(commands)
+    _add_sbatch(commands)
+    _add_prepare(commands)
     return parser
 
 
@@ -291,6 +293,54 @@ def _resume(arguments: argparse.Namespace) -> None:
     print(*(f"anemoi-house resume: {line}" for line in told), sep="\n", file=sys.stderr)
     if found:
         print(*found.overrides, sep="\n")
+
+
+def _add_sbatch(commands: argparse._SubParsersAction) -> None:
+    text = "Print a job script that trains an experiment under SLURM, and goes on after every limit: sbatch takes it."
+    more = " Other options of sbatch: on its command line, where they come first, or as its SBATCH_ variables."
+    parser = commands.add_parser("sbatch", help=text, description=text + more)
+    parser.add_argument("--config-name", required=True, metavar="NAME", help="experiment, as for anemoi-training train")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--gpus-per-node", metavar="N", help="4 or a100:4: a task for each")
+    parser.add_argument("--ntasks-per-node", type=int, metavar="N", help="ranks on CPUs, without GPUs (default: 1)")
+    parser.add_argument("--gpus-per-model", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--cpus-per-task", type=int, metavar="N")
+    parser.add_argument("--time", required=True, help="limit of an attempt, such as 12:00:00")
+    parser.add_argument("--account", metavar="NAME", help="default: $SBATCH_ACCOUNT; none where the site has none")
+    parser.add_argument("--partition", metavar="NAME")
+    parser.add_argument("--env", type=Path, metavar="FILE", help="shell file that each attempt reads, for credentials")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of this run alone (default: runs/NAME)")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same for each attempt (default: another for each)")
+    parser.add_argument(
+        "--signal-before",
+        type=int,
+        default=600,
+        metavar="S",
+        help="seconds before the limit at which it stops at the next checkpoint (default: 600)",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
+    parser.set_defaults(run=_sbatch)
+
+
+def _sbatch(arguments: argparse.Namespace) -> None:
+    from anemoi_house.jobs.batch import Job, job_script
+
+    asked = {key: value for key, value in vars(arguments).items() if key not in ("run", "ntasks_per_node")}
+    print(job_script(Job(**asked, tasks_per_node=arguments.ntasks_per_node)), end="")
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    text = "Check a training, its data, its folder and its config, and build its graph, before its ranks start."
+    parser = commands.add_parser("prepare", help=text, description=text)
+    parser.add_argument("--config-name", required=True, metavar="NAME", help="experiment, as for anemoi-training train")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
+    parser.set_defaults(run=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from anemoi_house.jobs.prepare import prepare
+
+    prepare(arguments.config_name, arguments.overrides)
 
 
 if __name__ == "__main__":

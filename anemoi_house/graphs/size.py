@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anemoi_house.command_errors import ResolverError
+from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     POLAR_LATITUDE,
@@ -198,7 +199,8 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
     HouseError
         Where the config or its data make no nested graph.
     """
-    config = composed(config_name, config_path, overrides)
+    # With a graph file our resolvers would prepare its folder.
+    config = composed(config_name, config_path, [*overrides, "++system.input.graph=null"])
     try:
         nodes, edges = (_plain(config.graph[part]) for part in ("nodes", "edges"))
         dataset = _dataset(config)
@@ -214,39 +216,6 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
         )
     own = () if encoder.neighbours == "auto" else (encoder.neighbours,)
     return Size(config_name, encoder, size_table(data, points, mesh, (*NUMBERS, *own), encoder.floor))
-
-
-def composed(config_name: str, config_path: Path | None, overrides: Sequence[str]) -> DictConfig:
-    """An experiment's config, composed as `anemoi-training` composes it but without a graph file.
-
-    Raises
-    ------
-    HouseError
-        Where there is no such config, or it cannot be composed with these overrides.
-    """
-    from hydra import compose, initialize, initialize_config_dir
-    from hydra.errors import HydraException, MissingConfigException
-
-    if config_path is not None and not config_path.is_dir():
-        raise HouseError(f"--config-path: {config_path} is no folder.")
-    found = (
-        initialize(version_base=None)
-        if config_path is None
-        else initialize_config_dir(version_base=None, config_dir=str(config_path.absolute()))
-    )
-    # With a graph file our resolvers would prepare its folder.
-    no_graph_file = "++system.input.graph=null"
-    try:
-        with found:
-            return compose(config_name=config_name, overrides=[*overrides, no_graph_file])
-    except MissingConfigException as error:
-        raise HouseError(
-            f"there is no config '{error.missing_cfg_file or config_name}' in {config_path or 'the working folder'}, "
-            "among those of anemoi-house, or of anemoi-training. Correct the name, or give its folder with "
-            "--config-path."
-        ) from None
-    except (HydraException, OmegaConfBaseException) as error:
-        raise HouseError(f"the config {config_name} cannot be composed: {error}") from None
 
 
 def as_text(size: Size) -> str:

@@ -157,6 +157,14 @@ class Spool:
         except (OSError, ValueError):
             return False
 
+    def is_locked(self) -> bool:
+        """Whether a training would be refused here, since another one has the lock."""
+        try:
+            with (self.folder / "writer.lock").open("rb") as lock:
+                return _is_locked(lock.fileno())
+        except FileNotFoundError:
+            return False
+
     def target(self) -> dict[str, Any]:
         """The server that the run is meant for; empty where there is none."""
         try:

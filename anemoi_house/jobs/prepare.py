@@ -1,0 +1,126 @@
+"""What one task does before the ranks of a job start: everything is checked, and the graph is built once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from anemoi_house.command_errors import CommandError
+from anemoi_house.config import composed
+from anemoi_house.errors import HouseError
+from anemoi_house.jobs.checkpoints import checkpoints_in
+from anemoi_house.tracking.spool import Spool
+
+ROOM_FOR_CHECKPOINTS = 4
+"""Checkpoints that there must be room for: the stock training writes those of an epoch and of a time side by side."""
+
+PATIENCE_S = 150
+"""Seconds that the end of another training of the same run is waited for."""
+
+LEAST_FREE_BYTES = 2 * 2**30
+"""Room that a run must have before its first checkpoint shows what it needs."""
+
+
+def prepare(config_name: str, overrides: Sequence[str] = ()) -> Path | None:
+    """Check a training and build its graph, as `anemoi-training train` would with the same arguments.
+
+    Parameters
+    ----------
+    config_name : str
+        As for `anemoi-training train --config-name`.
+    overrides : sequence of str
+        Of the config, in Hydra's notation.
+
+    Returns
+    -------
+    Path or None
+        Graph file; None where the config names none.
+
+    Raises
+    ------
+    HouseError
+        Where the training would end on a mistake: in the config, the paths of the data, the folder it writes to, or
+        where another one still writes to its run.
+    """
+    from anemoi.training.schemas.base_schema import BaseSchema, convert_to_omegaconf
+    from pydantic import ValidationError
+
+    config = composed(config_name, None, overrides)
+    _check_folder(Path(config.system.output.root))
+    _wait_for_other_writer(config)
+    try:
+        # The paths of the data, the trim and the start are checked as they are resolved.
+        OmegaConf.resolve(config)
+        validated = convert_to_omegaconf(BaseSchema(**{str(key): value for key, value in config.items()}))
+    except CommandError as mistake:
+        raise HouseError(str(mistake).splitlines()[0]) from None
+    except ValidationError as error:
+        raise HouseError(f"the config {config_name} is not valid: {error}") from None
+    except OmegaConfBaseException as error:
+        raise HouseError(f"the config {config_name} cannot be resolved: {error}") from None
+    return _build_graph(validated)
+
+
+def _check_folder(folder: Path) -> None:
+    """Whether a run can be written to the folder, by writing there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(os.urandom(2**20))
+            file.flush()
+    except OSError as error:
+        raise HouseError(
+            f"system.output.root={folder}: cannot be written to ({error.strerror}). Free some space, or give another "
+            "folder: HOUSE_OUTPUT, or --output of anemoi-house sbatch."
+        ) from None
+    written = [
+        checkpoint.path.stat().st_size for run in folder.glob("checkpoint/*") for checkpoint in checkpoints_in(run)
+    ]
+    needed = ROOM_FOR_CHECKPOINTS * max(written) if written else LEAST_FREE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise HouseError(
+            f"system.output.root={folder}: {free / 2**30:.1f} GiB are free, and checkpoints need {needed / 2**30:.1f}. "
+            "Free some space, or give another folder: HOUSE_OUTPUT, or --output of anemoi-house sbatch."
+        )
+
+
+def _wait_for_other_writer(config: DictConfig) -> None:
+    """Give the ranks of an attempt before, on a node that was lost, the time to end."""
+    run_id = config.training.run_id
+    if not run_id or config.training.fork_run_id:
+        return
+    spool = Spool(Path(config.system.output.root, "logs", "mlflow", "spool", run_id))
+    if not spool.is_locked():
+        return
+    print(f"run {run_id} is still written to; waiting for its end, at most {PATIENCE_S} s", flush=True)
+    deadline = time.monotonic() + PATIENCE_S
+    while spool.is_locked():
+        if time.monotonic() > deadline:
+            raise HouseError(
+                f"training.run_id={run_id}: another training still writes to this run. End it, or branch off: "
+                f"training.run_id=null training.fork_run_id={run_id}."
+            )
+        time.sleep(1)
+
+
+def _build_graph(config: DictConfig) -> Path | None:
+    """Build the graph, or see that it is there, by the stock trainer's own means."""
+    from anemoi.training.train.train import AnemoiTrainer
+
+    if not (path := config.system.input.graph):
+        return None
+    kind: Any = AnemoiTrainer
+    trainer = kind.__new__(kind)  # one that is initialised begins a run
+    trainer.config = config
+    nodes = trainer.graph_data
+    print(f"graph {path}: {', '.join(f'{nodes[name].num_nodes:,} {name} nodes' for name in nodes.node_types)}")
+    return Path(path)
