@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def ends_an_epoch(self) -> bool:
-        """Whether a training that goes on from it sees the data that an uninterrupted one would have seen."""
+        """Whether a training that goes on from it leaves no date of an epoch out, and sees none twice."""
         return self.kind == END_OF_EPOCH
 
     @cached_property

@@ -77,6 +77,7 @@ srun --kill-on-bad-exit=1 "$(anemoi-house slurm2ddp)" \
     anemoi-training train --config-name="$config" "${overrides[@]}" "${goes_on[@]}" &
 step=$!
 status=0
+stopped=
 while running && [ -z "$near" ]; do # a signal ends wait, too
     wait "$step"
     status=$?
@@ -89,14 +90,20 @@ if [ -n "$near" ] && running; then
     while running && [ "$SECONDS" -lt "$deadline" ] && [ "$(reached)" = "$at_signal" ]; do sleep 2; done
     for signal in TERM KILL; do
         deadline=$((SECONDS + grace))
-        ! running || scancel --signal="$signal" "$SLURM_JOB_ID.0" # the training alone: without a step KILL ends the job
+        running || break
+        stopped=yes
+        scancel --signal="$signal" "$SLURM_JOB_ID.0" # the training alone: without a step KILL ends the job
         while running && [ "$SECONDS" -lt "$deadline" ]; do sleep 1; done
     done
     wait "$step"
     status=$?
 fi
 
-[ "$status" -ne 0 ] || { say "the training is finished"; exit 0; }
+# Where a node is lost SLURM requeues the job itself, and srun may end with 0.
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+[ "$state" = RUNNING ] || stop "SLURM ends this attempt: the job is ${state:-gone}"
+# Ranks that were told to end may do so with 0, too.
+[ "$status" -ne 0 ] || [ -n "$stopped" ] || { say "the training is finished"; exit 0; }
 reached_now=$(reached)
 if [ "$reached_now" = "$began_at" ]; then
     [ -z "$near" ] || stop "not requeued: no checkpoint was reached within the limit, and the next attempt would not" \

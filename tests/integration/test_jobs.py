@@ -47,9 +47,9 @@ class Trained:
         self.script.write_text(done.stdout)
 
     def submit(self, *options: str) -> str:
-        self.job_id = self.slurm.submit(
-            self.script, "--output=job.log", *options, cwd=self.folder, env={"HOUSE_SAMPLE": str(self.sample)}
-        )
+        # One thread: with several, sums are rounded one way or another.
+        environment = {"HOUSE_SAMPLE": str(self.sample), "OMP_NUM_THREADS": "1"}
+        self.job_id = self.slurm.submit(self.script, "--output=job.log", *options, cwd=self.folder, env=environment)
         return self.job_id
 
     @property
@@ -62,8 +62,9 @@ class Trained:
         return "\n".join(line[:300] for line in self.log.splitlines()[-60:])
 
     def said(self, text: str) -> list[str]:
-        """What the script itself has said, of the lines that hold a text."""
-        return [line for line in self.log.splitlines() if f" job {self.job_id}: " in line and text in line]
+        """What the script itself has said, of the lines that hold a text; a progress bar may stand before it."""
+        own = re.findall(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d job {self.job_id}: .*", self.log)
+        return [line for line in own if text in line]
 
     def wait_for(self, text: str, times: int = 1, patience_s: float = 120) -> None:
         self.slurm.wait_for(lambda: len(re.findall(text, self.log)) >= times, f"{text}: {self.last_words}", patience_s)
@@ -149,28 +150,28 @@ def test_a_limit_is_a_pause(slurm: SlurmCluster, sample: Path, tmp_path: Path, r
 
 def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
     job = Trained(
-        slurm, sample, tmp_path, "--nodes=2", "--time=30", "--signal-before=80", "training.max_steps=60"
+        slurm, sample, tmp_path, "--nodes=2", "--time=30", "--signal-before=80", "training.max_steps=90"
     )  # fmt: skip
     job.submit()
-    job.wait_for_epochs(1)
+    job.wait_for_epochs(2)
     ranks = job.ranks()
     assert set(ranks) == {0, 1}
     seeds = [{environment["ANEMOI_BASE_SEED"] for _, environment in ranks.values()}]
     os.kill(ranks[1][0], signal.SIGKILL)
     job.wait_for("requeued, to go on at")
-    assert job.ranks() == {}
+    slurm.wait_for(lambda: not job.ranks(), "the other rank is ended", 20)
     # As if the kill had come while it was written.
-    newest, before = job.checkpoints[0], len(job.checkpoints)
+    newest = job.checkpoints[0]
     last = newest.with_name("last.ckpt")
     for path in (newest, last):
         path.write_bytes(path.read_bytes()[:-5000])
     assert fault_of(newest) == "it was cut short"
 
     job.wait_for("attempt 2 on")
-    job.wait_for(r"anemoi-house resume: run .* (goes on at step|begins)" if before > 1 else "cut short")
-    job.slurm.wait_for(lambda: len(job.ranks()) == 2, f"two ranks\n{job.last_words}", 120)
+    slurm.wait_for(lambda: len(job.ranks()) == 2, f"two ranks\n{job.last_words}", 120)
     seeds.append({environment["ANEMOI_BASE_SEED"] for _, environment in job.ranks().values()})
-    job.wait_for_epochs(before + 2)
+    begun = len(job.checkpoints)
+    job.wait_for_epochs(begun + 2)
     for process, _ in job.ranks().values():
         os.kill(process, signal.SIGKILL)
     ended = job.ended()
@@ -180,7 +181,8 @@ def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: P
     assert seeds[0] != seeds[1], "the seed is renewed with each attempt"
     assert f"{newest}: it was cut short; passed over" in job.log
     assert f"{last}: it was cut short; passed over" in job.log
-    assert [fault_of(path) for path in job.checkpoints] == [""] * 6
+    assert {fault_of(path) for path in job.checkpoints} == {""}
+    assert job.checkpoints[0].stem.endswith("step_000090")
 
 
 def test_what_ends_before_a_checkpoint_is_not_requeued(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
@@ -235,17 +237,19 @@ def test_a_node_that_is_lost_while_its_ranks_still_run(slurm: SlurmCluster, samp
     assert other.ended(60)["JobState"] == "FAILED"
     assert other.said(f"{job.output} is job {job.job_id}'s, which still runs")
 
-    # The node: SLURM requeues the job, which finds its attempt before still at work.
+    # The node: SLURM requeues the job, which finds the ranks of its attempt before still at work, and waits.
     (process, _) = job.ranks()[0]
     slurm.end_daemon("node1")
     slurm.run("scontrol", "update", "nodename=node1", "state=down", "reason=lost")
     slurm.run("scontrol", "update", f"jobid={job.job_id}", "reqnodelist=", check=False)
-    job.wait_for("which still runs; scancel one of them", patience_s=120)
-    assert Path(f"/proc/{process}").exists()
-    written = job.checkpoints
-    assert written
-    subprocess.run(["pkill", "-9", "-f", str(job.script.parent)], check=False)
-    subprocess.run(["kill", "-9", str(process)], check=False)
+    job.wait_for("is still written to; waiting for its end")
+    assert not job.said("finished")
+    os.kill(process, signal.SIGKILL)
+    written = len(job.checkpoints)
+    job.wait_for_epochs(written + 1)
+    assert job.ranks()[0][1]["SLURM_JOB_NODELIST"] == "node2"
+    slurm.run("scancel", job.job_id)
+    assert job.ended()["JobState"] == "CANCELLED"
     slurm.start_node("node1")
     slurm.run("scontrol", "update", "nodename=node1", "state=resume")
 

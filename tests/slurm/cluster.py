@@ -6,6 +6,7 @@ Debian's packages slurmctld, slurmd, slurm-client, munge and iproute2; neither s
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -18,6 +19,8 @@ from typing import Any
 
 LOGIN, NODES = "login", ("node1", "node2")
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge", "ip": "iproute2"}
+
+_NUMBERS = itertools.count()  # of the clusters of this process
 
 _CONF = """\
 ClusterName=house
@@ -79,8 +82,9 @@ class SlurmCluster:
     def __init__(self, folder: Path, cpus: int = 4) -> None:
         self.folder = folder
         self.cpus = cpus
-        self._net = f"10.77.{os.getpid() % 250 + 1}"
-        self._prefix = f"house{os.getpid()}"
+        number = next(_NUMBERS)
+        self._net = f"10.{77 + number % 100}.{os.getpid() % 250 + 1}"
+        self._prefix = f"house{os.getpid()}x{number}"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> SlurmCluster:
