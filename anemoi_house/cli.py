@@ -16,7 +16,13 @@ from anemoi_house.errors import HouseError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, more = parser.parse_known_args(argv)
+    # Overrides that stand behind options: argparse takes a list of arguments in one piece.
+    if any(each.startswith("-") for each in more) or (more and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        arguments.overrides = [*arguments.overrides, *more]
     try:
         return arguments.run(arguments) or 0
     except HouseError as mistake:
@@ -44,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_resume(commands)
     _add_sbatch(commands)
     _add_prepare(commands)
+    _add_explain(commands)
     return parser
 
 
@@ -341,6 +348,35 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from anemoi_house.jobs.prepare import prepare
 
     prepare(arguments.config_name, arguments.overrides)
+
+
+def _add_explain(commands: argparse._SubParsersAction) -> None:
+    text = "Print what a training will use: rates, steps, weights of the loss, checkpoints. Nothing is trained."
+    parser = commands.add_parser("explain", help=text, description=text)
+    parser.add_argument("config_name", metavar="CONFIG", help="experiment, as for anemoi-training train --config-name")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
+    parser.add_argument("--config-path", type=Path, metavar="DIR", help="folder of configs of your own")
+    for option in ("nodes", "gpus-per-node", "gpus-per-model"):
+        parser.add_argument(
+            f"--{option}", type=int, metavar="N", help=f"system.hardware.num_{option.replace('-', '_')}"
+        )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the learning rate")
+    parser.add_argument("--json", action="store_true", help="all of it as JSON")
+    parser.set_defaults(run=_explain)
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from anemoi_house.explain.effective import effective
+    from anemoi_house.explain.text import as_text
+
+    asked = {key: getattr(arguments, key) for key in ("nodes", "gpus_per_node", "gpus_per_model")}
+    hardware = [f"system.hardware.num_{key}={value}" for key, value in asked.items() if value is not None]
+    values = effective(arguments.config_name, arguments.config_path, [*hardware, *arguments.overrides])
+    if arguments.plot:
+        from anemoi_house.explain.plot import plot_rate
+
+        plot_rate(values, arguments.plot)
+    print(json.dumps(values.as_json(), indent=2) if arguments.json else as_text(values))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def register() -> None:
         ("tracking_uri", tracking_uri),
         ("begins_with_weights", begins_with_weights),
         ("local_rate", local_rate),
+        ("start", start),
     ):
         OmegaConf.register_new_resolver(f"house.{name}", _with_message(resolver), replace=True)
 
@@ -113,6 +114,13 @@ def begins_with_weights(*, _root_: DictConfig) -> bool:
     from anemoi_house.jobs import stages
 
     return stages.begins_with_weights(_root_)
+
+
+def start(*, _root_: DictConfig) -> str:
+    """`${house.start:}`: what the training begins with, in words, once it is checked."""
+    from anemoi_house.jobs.start import checked_start
+
+    return checked_start(_root_)
 
 
 def local_rate(global_rate: float, *, _root_: DictConfig) -> float:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.checkpoints import LAST, fault_of
+from anemoi_house.jobs.start import check_file, source_of
 
 
 def begins_with_weights(config: DictConfig) -> bool:
@@ -23,22 +21,15 @@ def begins_with_weights(config: DictConfig) -> bool:
     HouseError
         Where nothing says what weights the stage begins with, or their file is missing or damaged.
     """
-    run_id, fork_run_id = config.training.run_id, config.training.fork_run_id
-    warm_start = config.system.input.get("warm_start")
-    if run_id and not fork_run_id:
+    if config.training.run_id and not config.training.fork_run_id:
         return False
-    if warm_start:
-        key, source = f"system.input.warm_start={warm_start}", Path(warm_start)
-    elif fork_run_id:
-        root = Path(config.system.output.root, config.system.output.checkpoints.root)
-        key, source = f"training.fork_run_id={fork_run_id}", root / fork_run_id / LAST
-    else:
+    source = source_of(config)
+    if source is None:
         raise HouseError(
             "training.fork_run_id and system.input.warm_start are not set, and a second stage begins with the weights "
             "of a first one: training.fork_run_id=RUN for a run of these outputs, or system.input.warm_start=FILE."
         )
-    if fault := fault_of(source):
-        raise HouseError(f"{key}: {source}: {fault}. Give another run, or the path of a checkpoint that is whole.")
+    check_file(source)
     return True
 
 

@@ -36,12 +36,15 @@ class DescribeRun(pl.Callback):
 
     Parameters
     ----------
+    start : str
+        What the training begins with, in words; kept as the tag `start`.
     picture : bool
         Whether to draw the graph. It is drawn beside its file, once: where there is no picture yet, or an older one.
         That takes a second for the samples, and some ten for the published grids.
     """
 
-    def __init__(self, picture: bool = True) -> None:
+    def __init__(self, start: str = "", picture: bool = True) -> None:
+        self.start = start
         self.picture = picture
 
     @rank_zero_only
@@ -63,7 +66,7 @@ class DescribeRun(pl.Callback):
         trainer.logger.experiment.log_batch(  # type: ignore[union-attr]
             trainer.logger.run_id,  # type: ignore[union-attr]
             params=[Param(key, str(value)) for key, value in params.items()],
-            tags=[RunTag(key, str(value)) for key, value in _tags(trainer).items()],
+            tags=[RunTag(key, str(value)) for key, value in _tags(trainer, self.start).items()],
         )
 
 
@@ -125,8 +128,10 @@ def _whole(path: str) -> str:
     return str(Path(path).absolute()) if Path(path).exists() else path
 
 
-def _tags(trainer: pl.Trainer) -> dict[str, str]:
+def _tags(trainer: pl.Trainer, start: str) -> dict[str, str]:
     tags = dict(_versions())
+    if start:
+        tags["start"] = start
     with suppress(Exception):  # not started by Hydra
         from hydra.core.hydra_config import HydraConfig
 

@@ -1,0 +1,1 @@
+"""What a training will use, told from its config before anything runs."""
