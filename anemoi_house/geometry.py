@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, QhullError, cKDTree
+
+from anemoi_house.errors import HouseError
 
 EARTH_RADIUS_KM = 6371.229
 """Radius of the sphere that GFS and HRRR are computed on (GRIB2 shape of the earth 6)."""
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 def to_cartesian(latitudes: ArrayLike, longitudes: ArrayLike) -> Floats:
@@ -77,6 +80,70 @@ def distance_to_km(points: Floats, others: Floats, within_km: float = np.inf) ->
     distances = np.full(len(chords), np.inf)
     distances[near] = great_circle_km(chords[near])
     return distances
+
+
+def edge_of(points: Floats, inside: Bools) -> Bools:
+    """Points of a region that have a neighbour outside of it: its edge.
+
+    Neighbours are those of the Delaunay triangulation on the sphere, which for points on a sphere is their convex
+    hull. So the region may have any shape, hold a pole or cross the date line, and its points may be denser than those
+    around it.
+
+    Parameters
+    ----------
+    points : ndarray, shape (n, 3)
+        On the unit sphere, without two alike.
+    inside : ndarray of bool, shape (n,)
+        The region.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+
+    Raises
+    ------
+    HouseError
+        Where there is no edge: no point inside, none outside, or too few to triangulate.
+    """
+    if inside.all() or not inside.any():
+        raise HouseError(f"no edge: {int(inside.sum()):,} of {len(inside):,} points are in the limited area")
+    try:
+        triangles = ConvexHull(points).simplices
+    except (QhullError, ValueError) as error:
+        raise HouseError(
+            f"no edge: {len(points):,} points cannot be triangulated ({str(error).splitlines()[0]})"
+        ) from None
+    across = triangles[inside[triangles].any(axis=1) & ~inside[triangles].all(axis=1)]
+    edge = np.zeros(len(points), dtype=bool)
+    edge[across] = True
+    return edge & inside
+
+
+def signed_distance_km(points: Floats, inside: Bools, within_km: float = np.inf) -> Floats:
+    """Distance of each point from the edge of a region: negative inside, positive outside, 0 on the edge itself.
+
+    Parameters
+    ----------
+    points : ndarray, shape (n, 3)
+        On the unit sphere.
+    inside : ndarray of bool, shape (n,)
+        The region.
+    within_km : float
+        Points farther away than this get `-inf` inside and `inf` outside; see `distance_to_km`.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Great-circle distances in km to the nearest point of `edge_of`, hence exact to about the spacing of the
+        region's points.
+
+    Raises
+    ------
+    HouseError
+        As `edge_of`.
+    """
+    distances = distance_to_km(points, points[edge_of(points, inside)], within_km)
+    return np.where(inside, -distances, distances)
 
 
 @dataclass(frozen=True)

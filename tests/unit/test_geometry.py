@@ -7,14 +7,17 @@ from hypothesis import strategies as st
 from pyproj import Geod, Proj
 from small_grids import haversine_km, unit_vectors
 
+from anemoi_house.errors import HouseError
 from anemoi_house.geometry import (
     EARTH_RADIUS_KM,
     HRRR_3KM,
     HRRR_15KM,
     chord,
     distance_to_km,
+    edge_of,
     global_grid,
     great_circle_km,
+    signed_distance_km,
     spacing_km,
     to_cartesian,
     to_latlon,
@@ -148,3 +151,50 @@ def test_spacing_is_that_between_neighbours() -> None:
     assert dy == pytest.approx(degree, rel=1e-9)
     assert dx == pytest.approx(2 * degree * np.cos(np.deg2rad(42)), rel=1e-3)
     assert spacing_km(*HRRR_15KM.latlon()) == pytest.approx((15, 15), rel=0.03)
+
+
+def spiral(number: int) -> np.ndarray:
+    """Points spread evenly over the sphere."""
+    count = np.arange(number) + 0.5
+    return to_cartesian(np.rad2deg(np.arcsin(1 - 2 * count / number)), np.rad2deg(np.pi * (1 + 5**0.5) * count) % 360)
+
+
+@pytest.mark.parametrize("centre", [(40, 260), (90, 0), (-90, 77), (-15, 180)], ids=str)
+def test_signed_distance_of_a_dense_cap_in_a_coarse_globe(centre: tuple[float, float]) -> None:
+    """The cap's edge is a circle: the distance is known, wherever the cap lies."""
+    radius_km = 2000.0
+    middle = to_cartesian(*([each] for each in centre))[0]
+
+    def beyond_km(points: np.ndarray) -> np.ndarray:
+        return great_circle_km(np.linalg.norm(points - middle, axis=1)) - radius_km
+
+    fine, coarse = spiral(40_000), spiral(2_500)  # 113 and 450 km apart
+    fine, coarse = fine[beyond_km(fine) <= 0], coarse[beyond_km(coarse) > 0]
+    points, inside = np.concatenate([fine, coarse]), np.arange(len(fine) + len(coarse)) < len(fine)
+
+    distance = signed_distance_km(points, inside)
+    assert (distance[inside] <= 0).all()
+    assert (distance[~inside] > 0).all()
+    # The edge of points that lie in no rows is ragged by a spacing.
+    np.testing.assert_allclose(distance, beyond_km(points), atol=150)
+    near = signed_distance_km(points, inside, within_km=500)
+    np.testing.assert_array_equal(near, np.where(np.abs(distance) <= 500, distance, np.copysign(np.inf, distance)))
+
+
+def test_edge_of_a_grid_is_its_outermost_points() -> None:
+    lat, lon = HRRR_3KM.coarsened(40).latlon()
+    outside_lat, outside_lon = global_grid(4.0)
+    lam, globe = to_cartesian(lat, lon), to_cartesian(outside_lat, outside_lon)
+    globe = globe[distance_to_km(globe, lam) > 100]
+    edge = edge_of(np.concatenate([lam, globe]), np.arange(len(lam) + len(globe)) < len(lam))
+    expected = np.ones(lat.shape, dtype=bool)
+    expected[1:-1, 1:-1] = False
+    np.testing.assert_array_equal(edge[: len(lam)].reshape(lat.shape), expected)
+
+
+@pytest.mark.parametrize(("inside", "message"), [(0, "0 of 40 points"), (40, "40 of 40 points")])
+def test_a_region_without_an_edge_is_refused(inside: int, message: str) -> None:
+    with pytest.raises(HouseError, match=message):
+        edge_of(spiral(40), np.arange(40) < inside)
+    with pytest.raises(HouseError, match="3 points cannot be triangulated"):
+        edge_of(spiral(3), np.arange(3) < 1)
