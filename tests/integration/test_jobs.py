@@ -1,0 +1,294 @@
+"""Jobs of `anemoi-house sbatch` under a real SLURM of two nodes: their limits, and what else can end an attempt."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from slurm.cluster import SlurmCluster, why_not
+
+from anemoi_house.jobs.checkpoints import checkpoints_in, fault_of
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+BIN = Path(sys.prefix) / "bin"
+# Ten steps to an epoch, so that there is a checkpoint every few seconds.
+SHORT = ["dataloader.training.datasets.data.end=2020-01-03", "dataloader.validation.datasets.data.end=2020-01-26"]
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
+        yield cluster
+
+
+class Trained:
+    """A sample training as a job: its script, its folder and what it says."""
+
+    def __init__(self, slurm: SlurmCluster, sample: Path, folder: Path, *options: str, output: Path | None = None):
+        self.slurm, self.sample, self.folder = slurm, sample, folder
+        self.output = output or folder / "run"
+        self.script = folder / "job.sh"
+        folder.mkdir(exist_ok=True)
+        asked = ["--config-name=tnbd_sample", "--account=none", f"--output={self.output}"]
+        done = slurm.run(BIN / "anemoi-house", "sbatch", *asked, *SHORT, *options, cwd=folder)
+        self.script.write_text(done.stdout)
+
+    def submit(self, *options: str) -> str:
+        # One thread: with several, sums are rounded one way or another.
+        environment = {"HOUSE_SAMPLE": str(self.sample), "OMP_NUM_THREADS": "1"}
+        self.job_id = self.slurm.submit(self.script, "--output=job.log", *options, cwd=self.folder, env=environment)
+        return self.job_id
+
+    @property
+    def log(self) -> str:
+        path = self.folder / "job.log"
+        return path.read_text(errors="replace").replace("\r", "\n") if path.exists() else ""
+
+    @property
+    def last_words(self) -> str:
+        return "\n".join(line[:300] for line in self.log.splitlines()[-60:])
+
+    def said(self, text: str) -> list[str]:
+        """What the script itself has said, of the lines that hold a text; a progress bar may stand before it."""
+        own = re.findall(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d job {self.job_id}: .*", self.log)
+        return [line for line in own if text in line]
+
+    def wait_for(self, text: str, times: int = 1, patience_s: float = 120) -> None:
+        self.slurm.wait_for(lambda: len(re.findall(text, self.log)) >= times, f"{text}: {self.last_words}", patience_s)
+
+    def ended(self, patience_s: float = 240) -> dict[str, str]:
+        return self.slurm.wait_for_job(self.job_id, patience_s=patience_s)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Ends of epochs, the furthest first."""
+        return [
+            each.path for run in self.output.glob("checkpoint/*") for each in checkpoints_in(run) if each.ends_an_epoch
+        ]
+
+    def wait_for_epochs(self, number: int) -> None:
+        self.slurm.wait_for(lambda: len(self.checkpoints) >= number, f"{number} epochs\n{self.last_words}", 150)
+
+    def ranks(self) -> dict[int, tuple[int, dict[str, str]]]:
+        """Process and environment of each rank, by its number."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes().split(b"\0")
+                words = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ProcessLookupError):
+                continue
+            environment = dict(word.split("=", 1) for word in words if "=" in word)
+            is_training = any(part.endswith(b"anemoi-training") for part in command[:2])
+            if is_training and environment.get("HOUSE_OUTPUT") == str(self.output) and "RANK" in environment:
+                found[int(folder.name)] = (parent, environment)
+        # The workers of a rank's data loader look like it.
+        own = {process: environment for process, (parent, environment) in found.items() if parent not in found}
+        return {int(environment["RANK"]): (process, environment) for process, environment in own.items()}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=False)["state_dict"]
+
+
+def seconds(line: str) -> float:
+    return time.mktime(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
+
+
+def test_a_limit_is_a_pause(slurm: SlurmCluster, sample: Path, tmp_path: Path, record_property) -> None:
+    """Two jobs with one seed, side by side: one with a limit shorter than its training, one without."""
+    # 98 steps to an epoch. The signal comes before the first checkpoint of an attempt, so that each ends there.
+    overrides = ["dataloader.training.datasets.data.end=2020-01-25", f"training.max_steps={3 * 98}"]
+    seed = "--seed=2020"
+    limited = Trained(slurm, sample, tmp_path / "limited", "--time=3", "--signal-before=145", seed, *overrides)
+    whole = Trained(slurm, sample, tmp_path / "whole", "--time=30", seed, *overrides)
+    limited.submit("--nodelist=node1", "--exclusive")
+    whole.submit("--nodelist=node2", "--exclusive")
+    assert whole.ended()["JobState"] == "COMPLETED", whole.last_words
+    job = limited.ended(patience_s=480)
+    assert job["JobState"] == "COMPLETED", limited.last_words
+    restarts = int(job["Restarts"])
+    assert restarts >= 2
+    assert len(limited.said("requeued, to go on at")) == restarts
+    assert restarts <= len(limited.said("the limit is near")) <= restarts + 1
+
+    # No step beyond the last end of an epoch is lost, so that each epoch was ended once.
+    names = [path.name for path in limited.checkpoints]
+    assert names == [path.name for path in whole.checkpoints]
+    assert len(names) == 3
+    assert len(list(limited.output.glob("checkpoint/*"))) == 1
+    for ours, theirs in zip(limited.checkpoints, whole.checkpoints, strict=True):
+        expected = weights(theirs)
+        for name, tensor in weights(ours).items():
+            assert torch.equal(tensor, expected[name]), f"{ours.name}: {name}"
+
+    lost = [
+        seconds(begin) - seconds(end)
+        for end, begin in zip(limited.said("requeued"), limited.said("attempt")[1:], strict=True)
+    ]
+    (records,) = limited.output.glob("logs/mlflow/spool/*/records.jsonl")
+    rows = [row for line in records.open() for row in json.loads(line).get("rows", [])]
+    times = sorted(row[2] / 1000 for row in rows if row[0].startswith("train"))
+    gaps = sorted((later - earlier for earlier, later in itertools.pairwise(times)), reverse=True)[:restarts]
+    record_property("pauses_s", [round(gap) for gap in gaps])
+    record_property("of_them_slurm_s", lost)
+    print(f"between the last step before a limit and the first after it: {gaps} s, of them in SLURM's queue: {lost} s")
+
+
+def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    job = Trained(
+        slurm, sample, tmp_path, "--nodes=2", "--time=30", "--signal-before=80", "training.max_steps=90"
+    )  # fmt: skip
+    job.submit()
+    job.wait_for_epochs(2)
+    ranks = job.ranks()
+    assert set(ranks) == {0, 1}
+    seeds = [{environment["ANEMOI_BASE_SEED"] for _, environment in ranks.values()}]
+    os.kill(ranks[1][0], signal.SIGKILL)
+    job.wait_for("requeued, to go on at")
+    slurm.wait_for(lambda: not Path("/proc", str(ranks[0][0])).exists(), "the other rank is ended", 20)
+    # As if the kill had come while it was written.
+    newest = job.checkpoints[0]
+    last = newest.with_name("last.ckpt")
+    for path in (newest, last):
+        path.write_bytes(path.read_bytes()[:-5000])
+    assert fault_of(newest) == "it was cut short"
+
+    job.wait_for("attempt 2 on")
+    slurm.wait_for(lambda: len(job.ranks()) == 2, f"two ranks\n{job.last_words}", 120)
+    seeds.append({environment["ANEMOI_BASE_SEED"] for _, environment in job.ranks().values()})
+    begun = len(job.checkpoints)
+    job.wait_for_epochs(begun + 2)
+    for process, _ in job.ranks().values():
+        os.kill(process, signal.SIGKILL)
+    ended = job.ended()
+    assert ended["JobState"] == "COMPLETED", job.last_words
+    assert ended["Restarts"] == "2"
+    assert all(len(each) == 1 for each in seeds)
+    assert seeds[0] != seeds[1], "the seed is renewed with each attempt"
+    assert f"{newest}: it was cut short; passed over" in job.log
+    assert f"{last}: it was cut short; passed over" in job.log
+    assert {fault_of(path) for path in job.checkpoints} == {""}
+    assert job.checkpoints[0].stem.endswith("step_000090")
+
+
+def test_what_ends_before_a_checkpoint_is_not_requeued(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    job = Trained(slurm, sample, tmp_path, "--time=30", "training.max_steps=60")
+    job.submit()
+    job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
+    os.kill(job.ranks()[0][0], signal.SIGKILL)
+    ended = job.ended()
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0")
+    assert job.said("not requeued: the training ended with status 137 before it reached a checkpoint")
+
+
+def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    env = tmp_path / "azure.sh"
+    env.write_text("export HOUSE_SAMPLE=/nowhere\n")
+    job = Trained(slurm, sample, tmp_path, "--time=30", f"--env={env}")
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert "/nowhere/hrrr.zarr" in job.log
+    assert job.said("nothing was started")
+    assert "Traceback" not in job.log
+    env.unlink()
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert job.said(f"--env: {env} cannot be read")
+
+    text = job.script.read_text()
+    job.script.write_text(
+        text.replace("env_file=", "env_file= #").replace("num_nodes=1", "num_nodes=1 training.max_steps=7")
+    )
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert job.said("Give another --output; or, to go on with other settings, remove")
+    assert not list(job.output.glob("checkpoint/*"))
+
+
+def test_a_node_that_is_lost_while_its_ranks_still_run(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=80", "training.max_steps=100000")
+    job.submit("--nodelist=node1")
+    job.wait_for_epochs(1)
+
+    # The daemon alone: what it has started goes on, and it finds it again.
+    slurm.end_daemon("node1")
+    slurm.start_node("node1")
+    job.wait_for_epochs(len(job.checkpoints) + 1)
+    assert job.slurm.job(job.job_id)["JobState"] == "RUNNING"
+
+    # Two jobs that would write one run.
+    other = Trained(slurm, sample, tmp_path / "other", "--time=30", "--signal-before=80", "training.max_steps=100000",
+                    output=job.output)  # fmt: skip
+    other.submit("--nodelist=node2")
+    assert other.ended(60)["JobState"] == "FAILED"
+    assert other.said(f"{job.output} is job {job.job_id}'s, which still runs")
+
+    # The node: SLURM requeues the job, which finds the ranks of its attempt before still at work, and waits.
+    (process, _) = job.ranks()[0]
+    slurm.end_daemon("node1")
+    slurm.run("scontrol", "update", "nodename=node1", "state=down", "reason=lost")
+    slurm.run("scontrol", "update", f"jobid={job.job_id}", "reqnodelist=", check=False)
+    job.wait_for("is still written to; waiting for its end")
+    assert not job.said("finished")
+    os.kill(process, signal.SIGKILL)
+    written = len(job.checkpoints)
+    job.wait_for_epochs(written + 1)
+    assert job.ranks()[0][1]["SLURM_JOB_NODELIST"] == "node2"
+    slurm.run("scancel", job.job_id)
+    assert job.ended()["JobState"] == "CANCELLED"
+    slurm.start_node("node1")
+    slurm.run("scontrol", "update", "nodename=node1", "state=resume")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2300m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"needs to mount a disk: {mounted.stderr.decode()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.fixture
+def slurm_of_small_disk(small_disk: Path, tmp_path: Path) -> Iterator[SlurmCluster]:
+    """A cluster that was started when the disk was there, and so sees it."""
+    with SlurmCluster(tmp_path / "cluster") as cluster:
+        yield cluster
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(
+    slurm_of_small_disk: SlurmCluster, small_disk: Path, sample: Path, tmp_path: Path
+) -> None:
+    job = Trained(
+        slurm_of_small_disk, sample, tmp_path / "job", "--time=30", "training.max_steps=60", output=small_disk / "run"
+    )
+    job.submit()
+    job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
+    free = shutil.disk_usage(small_disk).free
+    subprocess.run(["fallocate", "-l", str(free - 3_000_000), small_disk / "other"], check=True)
+    assert job.ended()["JobState"] == "FAILED"
+    assert "PytorchStreamWriter failed writing file" in job.log or "No space left on device" in job.log
+    assert job.said("not requeued")
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert re.search(r"system\.output\.root=.*: 0\.0 GiB are free, and checkpoints need 2\.0", job.log)
+    (small_disk / "other").unlink()
+    job.submit()
+    assert job.ended()["JobState"] == "COMPLETED", job.last_words
+    assert [fault_of(path) for path in job.checkpoints] == [""] * 6
