@@ -17,6 +17,8 @@ from anemoi_house.command_errors import CommandError
 from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
 from anemoi_house.jobs.checkpoints import checkpoints_in
+from anemoi_house.jobs.start import spools_of
+from anemoi_house.tracking.identity import local_run_id
 from anemoi_house.tracking.spool import Spool
 
 ROOM_FOR_CHECKPOINTS = 4
@@ -98,7 +100,7 @@ def _wait_for_other_writer(config: DictConfig) -> None:
     run_id = config.training.run_id
     if not run_id or config.training.fork_run_id:
         return
-    spool = Spool(Path(config.system.output.root, "logs", "mlflow", "spool", run_id))
+    spool = Spool(spools_of(config) / local_run_id(spools_of(config), run_id))
     if not spool.is_locked():
         return
     print(f"run {run_id} is still written to; waiting for its end, at most {PATIENCE_S} s", flush=True)

@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from anemoi_house.errors import HouseError
 from anemoi_house.jobs.checkpoints import LAST, fault_of, metadata_of
+from anemoi_house.tracking.identity import local_run_id
+from anemoi_house.tracking.spool import FOLDER
 
 _SCHEDULE = "training.optimization.lr_scheduler"
 
@@ -28,7 +30,7 @@ class Source:
     Attributes
     ----------
     key, value : str
-        What names it in the config.
+        What names it in the config; a run by its id here, or by the one that its server has given it.
     checkpoint : Path
         The file, where the stock trainer looks for it.
     """
@@ -55,8 +57,14 @@ def source_of(config: DictConfig) -> Source | None:
         return Source("system.input.warm_start", warm_start, Path(warm_start))
     for key in ("fork_run_id", "run_id"):
         if run := config.training.get(key):
-            return Source(f"training.{key}", run, folder / run / LAST)
+            return Source(f"training.{key}", run, folder / local_run_id(spools_of(config), run) / LAST)
     return None
+
+
+def spools_of(config: DictConfig) -> Path:
+    """Folder that the records of all runs of a config's outputs lie in, whether there is one or not."""
+    output = config.system.output
+    return Path(output.root, output.logs.root, output.logs.mlflow, FOLDER)
 
 
 def checked_start(config: DictConfig) -> str:

@@ -112,7 +112,7 @@ class Workshop:
 
     def _bash(self, block: Block) -> None:
         for command in block.commands:
-            program, *arguments = shlex.split(command)
+            program, *arguments = shlex.split(command.replace(RUN_ID, self._run_id()))
             if arguments[-2:-1] == [">"]:
                 with Path(arguments[-1]).open("w") as file, contextlib.redirect_stdout(file):
                     self.programs[program](arguments[:-2])
@@ -233,6 +233,8 @@ def train() -> None:
     from anemoi.training.commands.train import main
 
     short = ["training.max_steps=2", "dataloader.validation.datasets.data.end=2020-01-26"]
+    # The schedule of tnbd_sample, which a page goes on with.
+    short += ["training.optimization.lr_scheduler.t_initial=300"]
     sys.argv = ["anemoi-training train", "--config-name=polar_sample", *short]
     os.environ["ANEMOI_TRAINING_CMD"] = " ".join(sys.argv)  # as the command does, for the ranks that it might start
     main()

@@ -167,6 +167,7 @@ def test_restart_continues_the_run_with_its_graph(trained, installed, folder):
         "--config-name=tnbd_sample",
         f"training.run_id={run.name}",
         f"training.max_steps={2 * STEPS}",
+        f"training.optimization.lr_scheduler.t_initial={STEPS}",
         cwd=folder,
     )
     assert "Resuming training from last checkpoint" in log

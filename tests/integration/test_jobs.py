@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 BIN = Path(sys.prefix) / "bin"
 # Ten steps to an epoch, so that there is a checkpoint every few seconds.
 SHORT = ["dataloader.training.datasets.data.end=2020-01-03", "dataloader.validation.datasets.data.end=2020-01-26"]
+STEPS_PER_EPOCH = 10
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ class Trained:
         self.script = folder / "job.sh"
         folder.mkdir(exist_ok=True)
         asked = ["--config-name=tnbd_sample", "--account=none", f"--output={self.output}"]
-        done = slurm.run(BIN / "anemoi-house", "sbatch", *asked, *SHORT, *options, cwd=folder)
+        done = slurm.run(BIN / "anemoi-house", "sbatch", *asked, *options, *SHORT, cwd=folder)
         self.script.write_text(done.stdout)
 
     def submit(self, *options: str) -> str:
@@ -110,11 +111,11 @@ def seconds(line: str) -> float:
 
 def test_a_limit_is_a_pause(slurm: SlurmCluster, sample: Path, tmp_path: Path, record_property) -> None:
     """Two jobs with one seed, side by side: one with a limit shorter than its training, one without."""
-    # 98 steps to an epoch. The signal comes before the first checkpoint of an attempt, so that each ends there.
-    overrides = ["dataloader.training.datasets.data.end=2020-01-25", f"training.max_steps={3 * 98}"]
-    seed = "--seed=2020"
-    limited = Trained(slurm, sample, tmp_path / "limited", "--time=3", "--signal-before=145", seed, *overrides)
-    whole = Trained(slurm, sample, tmp_path / "whole", "--time=30", seed, *overrides)
+    steps, seed = 90, "--seed=2020"
+    limited = Trained(
+        slurm, sample, tmp_path / "limited", "--time=2", "--signal-before=80", seed, f"training.max_steps={steps}"
+    )
+    whole = Trained(slurm, sample, tmp_path / "whole", "--time=30", seed, f"training.max_steps={steps}")
     limited.submit("--nodelist=node1", "--exclusive")
     whole.submit("--nodelist=node2", "--exclusive")
     assert whole.ended()["JobState"] == "COMPLETED", whole.last_words
@@ -122,13 +123,12 @@ def test_a_limit_is_a_pause(slurm: SlurmCluster, sample: Path, tmp_path: Path, r
     assert job["JobState"] == "COMPLETED", limited.last_words
     restarts = int(job["Restarts"])
     assert restarts >= 2
-    assert len(limited.said("requeued, to go on at")) == restarts
-    assert restarts <= len(limited.said("the limit is near")) <= restarts + 1
+    assert len(limited.said("the limit is near")) == restarts == len(limited.said("requeued, to go on at"))
 
     # No step beyond the last end of an epoch is lost, so that each epoch was ended once.
     names = [path.name for path in limited.checkpoints]
     assert names == [path.name for path in whole.checkpoints]
-    assert len(names) == 3
+    assert len(names) == steps // STEPS_PER_EPOCH
     assert len(list(limited.output.glob("checkpoint/*"))) == 1
     for ours, theirs in zip(limited.checkpoints, whole.checkpoints, strict=True):
         expected = weights(theirs)
@@ -159,7 +159,7 @@ def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: P
     seeds = [{environment["ANEMOI_BASE_SEED"] for _, environment in ranks.values()}]
     os.kill(ranks[1][0], signal.SIGKILL)
     job.wait_for("requeued, to go on at")
-    slurm.wait_for(lambda: not Path("/proc", str(ranks[0][0])).exists(), "the other rank is ended", 20)
+    slurm.wait_for(lambda: not job.ranks(), "the other rank is ended", 20)
     # As if the kill had come while it was written.
     newest = job.checkpoints[0]
     last = newest.with_name("last.ckpt")
@@ -283,7 +283,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_written(
     free = shutil.disk_usage(small_disk).free
     subprocess.run(["fallocate", "-l", str(free - 3_000_000), small_disk / "other"], check=True)
     assert job.ended()["JobState"] == "FAILED"
-    assert "PytorchStreamWriter failed writing file" in job.log or "No space left on device" in job.log
+    assert "No space left on device" in job.log
     assert job.said("not requeued")
     job.submit()
     assert job.ended()["JobState"] == "FAILED"

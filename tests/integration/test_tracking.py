@@ -354,17 +354,18 @@ def two_ranks_restarted_and_forked(training: Training) -> None:
         "system.hardware.num_gpus_per_node=2",
         "training.strategy._target_=anemoi.training.distributed.strategy.DDPGroupStrategy",
     )
+    schedule = "training.optimization.lr_scheduler.t_initial=14"
     training.server.start()
-    training.start(*ranks, steps=6).wait()
+    training.start(*ranks, schedule, steps=6).wait()
     training.notes["first"] = run = training.run_id
     training.notes["status"] = [training.status]
     training.notes["server_run"] = training.at_server()["run_id"]
     training.server.kill()
     # By the id that a user sees at the server.
-    training.start(f"training.run_id={training.notes['server_run']}", steps=12).wait()
+    training.start(f"training.run_id={training.notes['server_run']}", schedule, steps=12).wait()
     training.notes["status"].append(training.status)
     assert training.run_id == run
-    training.start(f"training.fork_run_id={run}", steps=14).wait()
+    training.start(f"training.fork_run_id={run}", schedule, steps=14).wait()
     training.notes["status"].append(training.status)
     training.server.start()
     training.notes["sync"] = training.sync()

@@ -20,7 +20,11 @@ def settings(**changes: Any) -> DictConfig:
     config = OmegaConf.create(
         {
             "system": {
-                "output": {"root": "outputs", "checkpoints": {"root": "checkpoint"}},
+                "output": {
+                    "root": "outputs",
+                    "checkpoints": {"root": "checkpoint"},
+                    "logs": {"root": "logs", "mlflow": "mlflow"},
+                },
                 "input": {"warm_start": None},
             },
             "training": {
@@ -58,6 +62,13 @@ def test_each_way_to_begin_is_told(run: Path) -> None:
     assert checked_start(settings(system__input__warm_start=last)) == f"fork of {last}"
     weights = settings(training__fork_run_id="abc", training__load_weights_only=True)
     assert checked_start(weights) == f"weights of {last}"
+
+
+def test_a_run_may_be_named_as_its_server_names_it(run: Path) -> None:
+    sent = run.parents[1] / "logs" / "mlflow" / "spool" / "abc" / "sent"
+    sent.mkdir(parents=True)
+    (sent / "server.json").write_text(json.dumps({"run_id": "0123456789"}))
+    assert checked_start(settings(training__run_id="0123456789")) == "restart of outputs/checkpoint/abc/last.ckpt"
     # What `anemoi-house resume` prints.
     resumed = settings(training__run_id="abc", system__input__warm_start=str(run / "last.ckpt"))
     assert checked_start(resumed) == f"restart of {run / 'last.ckpt'}"
