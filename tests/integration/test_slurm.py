@@ -146,6 +146,26 @@ def test_ranks_meet(slurm: SlurmCluster) -> None:
     assert done.stdout.count("sum 10") == 4
 
 
+def test_two_jobs_on_the_same_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Their ranks are on both nodes at once, and meet those of their own job: 1 + 2, not 1 + 2 + 1 + 2."""
+    script = tmp_path / "job.sh"
+    meet = shlex.join([sys.executable, "-I", str(slurm.folder / "meet.py")])
+    # Neither lets go of its port before the other has come.
+    script.write_text(
+        f"#!/bin/bash\nsrun {SCRIPT} bash -c 'touch $OWN.$RANK; "
+        f"while [ ! -e $OTHER.$RANK ]; do sleep 0.1; done; {meet}; sleep 3'\n"
+    )
+    jobs = [
+        slurm.submit(script, "-N2", "--ntasks-per-node=1", "--time=2", f"--output={own}.log", cwd=tmp_path,
+                     env={"OWN": own, "OTHER": other})
+        for own, other in (("one", "two"), ("two", "one"))
+    ]  # fmt: skip
+    for job, name in zip(jobs, ("one", "two"), strict=True):
+        log = tmp_path / f"{name}.log"
+        assert slurm.wait_for_job(job, patience_s=100)["JobState"] == "COMPLETED", log.read_text()
+        assert log.read_text().count("sum 3") == 2
+
+
 @pytest.fixture(scope="module")
 def alone(slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Outputs of one process with the global batch, and the global learning rate, of two."""

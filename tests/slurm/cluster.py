@@ -43,7 +43,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 # More processors than there are, so that tests can ask for them.
 SlurmdParameters=config_overrides
-SchedulerParameters=requeue_setup_env_fail,batch_sched_delay=0,sched_min_interval=0,bf_interval=1
+SchedulerParameters=requeue_setup_env_fail,batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=1
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none

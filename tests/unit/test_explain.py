@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timedelta
 from itertools import pairwise
 from math import cos, pi
@@ -118,6 +119,14 @@ def test_text_fits_a_terminal_and_tells_what_is_not_known(tnbd: Effective) -> No
     assert "  gh          12          12 levels, 100 to 1000 hPa" in text
     assert text.count("not known") == 1
     assert "HOUSE_HRRR" in text
+
+
+def test_the_page_shows_what_is_printed(tnbd: Effective) -> None:
+    page = Path(__file__).parents[2] / "docs" / "explain.md"
+    first, second = re.findall(r"^```text\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    (scalers,) = re.findall(r'explain tnbd "(.*)"', page.read_text())
+    assert first in as_text(tnbd)
+    assert second in as_text(effective("tnbd", None, [scalers]))
 
 
 def test_mistakes_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
