@@ -104,6 +104,9 @@ state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
 [ "$state" = RUNNING ] || stop "SLURM ends this attempt: the job is ${state:-gone}"
 # Ranks that were told to end may do so with 0, too.
 [ "$status" -ne 0 ] || [ -n "$stopped" ] || { say "the training is finished"; exit 0; }
+# torch does not say so where a checkpoint finds no room.
+free_mib=$(($(df --output=avail -k "$HOUSE_OUTPUT" | tail -n 1) / 1024))
+[ "$free_mib" -ge 100 ] || say "$free_mib MiB are free in $HOUSE_OUTPUT: too few for a checkpoint"
 reached_now=$(reached)
 if [ "$reached_now" = "$began_at" ]; then
     [ -z "$near" ] || stop "not requeued: no checkpoint was reached within the limit, and the next attempt would not" \
