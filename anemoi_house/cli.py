@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_missing(commands)
     _add_graph(commands)
     _add_skill(commands)
+    _add_report(commands)
     _add_sync(commands)
     _add_runs(commands)
     _add_slurm2ddp(commands)
@@ -212,6 +213,43 @@ def _skill(arguments: argparse.Namespace) -> None:
 
     run = find_run(arguments.run_folder)
     print(as_text(run, skill(run), losses(run)))
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    text = "Compare forecasts of several runs at the boundary: one HTML page, its figures and all numbers as JSON."
+    more = " The runs need forecasts: anemoi-house forecast. Those with one name are trainings of one experiment."
+    parser = commands.add_parser("report", help=text, description=text + more)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="checkpoint folder of a run, folder of its forecasts, or a folder above several runs: then all of them, "
+        "in the order of their training. The others are compared with the first",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder for index.html, report.json and figures"
+    )
+    parser.add_argument(
+        "--variables", nargs="+", default=[], metavar="NAME", help="default: gh_500 t_850 u_850 v_850, as far as there"
+    )
+    parser.add_argument(
+        "--leads",
+        nargs="+",
+        default=[],
+        metavar="24h",
+        help="of the tables; the first one decides (default: 24h 48h 72h)",
+    )
+    parser.add_argument("--inner-km", type=float, metavar="KM", help="width of the ring inside (default: 225)")
+    parser.add_argument("--outer-km", type=float, metavar="KM", help="width of the ring outside (default: 225)")
+    parser.set_defaults(run=_report)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from anemoi_house.report.build import report, settings_of
+
+    settings = settings_of(arguments.variables, arguments.leads, arguments.inner_km, arguments.outer_km)
+    print(report(arguments.runs, arguments.output, settings, lambda line: print(line, file=sys.stderr)))
 
 
 def _add_sync(commands: argparse._SubParsersAction) -> None:

@@ -1,0 +1,118 @@
+"""How figures of reports look: told apart in grey print and by colour-blind eyes, readable on a phone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DOTS_PER_INCH = 144
+PANEL_INCHES = (4.7, 3.3)
+"""A panel is one picture, at most as wide as a phone: text keeps its size there."""
+
+INK, FAINT = "#222222", "#BBBBBB"
+
+# Okabe and Ito's palette without its yellow, dark and light in turn; each comes with a dash and a marker of its own.
+_COLOURS = ("#000000", "#D55E00", "#0072B2", "#CC79A7", "#009E73", "#E69F00", "#56B4E9")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 3)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+
+
+class Line(NamedTuple):
+    """How the line of one experiment looks."""
+
+    color: str
+    linestyle: Any
+    marker: str
+
+
+def line_of(number: int) -> Line:
+    """Look of the n-th line: no two of the first 35 are drawn alike in black and white."""
+    return Line(_COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)], _MARKERS[number % len(_MARKERS)])
+
+
+REFERENCE = {"color": "#777777", "linestyle": "-", "linewidth": 1.0, "marker": None, "zorder": 1.5}
+"""The analysis, beside the forecasts."""
+
+
+def new_panel(title: str, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes."""
+    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=10.5, weight="bold", color=INK)
+    axes.tick_params(labelsize=9, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write the name of each line at its end, none over another.
+
+    Parameters
+    ----------
+    axes : Axes
+        With its limits set.
+    ends : sequence of tuple
+        x and y of the end of a line in data units, its name and its colour.
+    """
+    ends = [end for end in ends if np.isfinite(end[1])]
+    if not ends:
+        return
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    axes.margins(x=0.02)
+    figure.canvas.draw()  # the layout, which decides how many pixels a label is apart from the next
+    height = 10.5 * figure.dpi / 72
+    at = [float(axes.transData.transform((x, y))[1]) for x, y, _, _ in ends]
+    box = axes.get_window_extent()
+    for place, number in zip(_spread(sorted(at), height, box.y0, box.y1), np.argsort(at)):
+        _, _, name, color = ends[number]
+        x, y, _, _ = ends[number]
+        axes.annotate(
+            name,
+            (x, y),
+            (axes.transAxes.inverted().transform((0, place)) * (0, 1) + (1.03, 0)),
+            textcoords="axes fraction",
+            fontsize=8.5,
+            color=color,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
+        )
+
+
+def _spread(places: list[float], apart: float, low: float, high: float) -> list[float]:
+    """Places moved as little as it takes for each to be `apart` from the next, within bounds where there is room."""
+    moved: list[list[float]] = []  # groups of labels that touch: middle and number
+    for place in places:
+        moved.append([place, 1])
+        while len(moved) > 1 and moved[-1][0] - moved[-2][0] < apart * (moved[-1][1] + moved[-2][1]) / 2:
+            middle, number = moved.pop()
+            moved[-1][0] = (moved[-1][0] * moved[-1][1] + middle * number) / (moved[-1][1] + number)
+            moved[-1][1] += number
+        reach = apart * (moved[-1][1] - 1) / 2
+        moved[-1][0] = max(min(moved[-1][0], high - reach), low + reach)
+    return [middle + apart * (step - (number - 1) / 2) for middle, number in moved for step in range(int(number))]
+
+
+def png(figure: Figure, colours: int | None = None) -> bytes:
+    """The figure as PNG; with a palette of `colours`, a third of the size for maps."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    if colours is None:
+        return buffer.getvalue()
+    from PIL import Image
+
+    small = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()
