@@ -21,14 +21,12 @@ from anemoi_house.boundary.spectra import lam_spectrum
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import Forecast, Verification
 from anemoi_house.report.places import Grid, Shared, Widths, shared_places
+from anemoi_house.report.skill import VARIABLES
 from anemoi_house.trained import Run
 
 Floats = NDArray[np.float64]
 Fields = NDArray[np.float32]
 Tell = Callable[[str], None]
-
-VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
-"""What the published experiments are judged by in validation."""
 
 TABLE_LEADS_H = (24, 48, 72)
 FAULTS_DRAWN = 4
@@ -80,7 +78,7 @@ class Settings:
     Attributes
     ----------
     variables : tuple of str
-        Empty: of `VARIABLES`, those that all forecasts have, or the first four that they have.
+        Empty: of `skill.VARIABLES`, those that all forecasts have, or the first four that they have.
     leads_h : tuple of int
         Lead times in the tables, the deciding one first; empty: of 24, 48 and 72 h, those that all forecasts have, or
         the last one.
