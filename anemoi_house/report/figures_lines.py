@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.report.style import INK, REFERENCE, label_ends, line_of, new_panel, png
+from anemoi_house.report.style import INK, REFERENCE, label_ends, line_of, new_panel, png, pretty
 
 Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
@@ -85,7 +86,6 @@ def profiles(numbers: Numbers) -> Iterator[Picture]:
             _draw(axes, number, (bins[1:] + bins[:-1]) / 2, values)
             ends.append(_end((bins[1:] + bins[:-1]) / 2, values, experiment, number))
         _boundary(axes)
-        axes.set_ylim(bottom=0)
         _axes(axes, "km from the run's own boundary", _units("RMSE", variable["units"]))
         label_ends(axes, ends)
         yield Picture(
@@ -117,6 +117,10 @@ def spectra(numbers: Numbers) -> Iterator[Picture]:
         axes.axhline(1, **REFERENCE)
         axes.set(xscale="log", yscale="log")
         axes.invert_xaxis()
+        longest, shortest = axes.get_xlim()
+        ticks = [wave for wave in (10000, 5000, 2000, 1000, 500, 200, 100, 50, 20) if shortest < wave < longest]
+        axes.set_xticks(ticks, [f"{wave}" for wave in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
         _axes(axes, "wavelength in km, short waves on the right", "variance, forecast / analysis")
         label_ends(axes, ends)
         yield Picture(
@@ -189,7 +193,7 @@ def _of_leads(
     axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
     step = next((each for each in (6, 12, 24, 48, 120) if leads[-1] / each <= 8), 240)
     axes.set_xticks(np.arange(0, leads[-1] + 1, step))
-    _axes(axes, "lead time in h", units)
+    _axes(axes, "lead time in h", pretty(units))
     label_ends(axes, ends)
     return Picture(name, f"{title} by lead time", png(figure))
 
@@ -217,7 +221,7 @@ def _draw(axes: Axes, number: int, x: Floats, y: Floats) -> None:
         y[usable],
         **look._asdict(),
         linewidth=1.6,
-        markersize=4.5,
+        markersize=4,
         markevery=(min(number, every - 1), every),
         zorder=3,
     )
@@ -252,7 +256,7 @@ def _axes(axes: Axes, x: str, y: str) -> None:
 
 
 def _units(what: str, units: str) -> str:
-    return f"{what} in {units}" if units else what
+    return f"{what} in {pretty(units)}" if units else what
 
 
 def _runs(numbers: Numbers, experiment: str) -> list[dict[str, Any]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,13 +14,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from anemoi_house.geometry import EARTH_RADIUS_KM
+from anemoi_house.geometry import EARTH_RADIUS_KM, to_cartesian
 from anemoi_house.graphs.coverage import DataNodes
 from anemoi_house.report.comparison import Comparison
 from anemoi_house.report.figures_lines import Picture
 from anemoi_house.report.graph_plot import Projection, coastlines, outline
 from anemoi_house.report.places import Grid
-from anemoi_house.report.style import DOTS_PER_INCH, INK
+from anemoi_house.report.style import DOTS_PER_INCH, INK, pretty
 from anemoi_house.report.style import png as as_png
 
 Floats = NDArray[np.float64]
@@ -78,6 +77,26 @@ class View:
         return found.reshape(x.shape)
 
 
+@cache
+def _land() -> Floats:
+    """Coasts as one line with gaps, where anemoi-training ships them."""
+    return _joined(coastlines())
+
+
+@cache
+def _graticule() -> Floats:
+    """Every tenth parallel and meridian, as one line with gaps."""
+    along = np.linspace(-180, 180, 721)
+    lines = [(np.full_like(along, latitude), along) for latitude in range(-80, 81, 10)]
+    return _joined([*lines, *((along[180:541] * 8 / 9, np.full(361, longitude)) for longitude in range(-180, 180, 10))])
+
+
+def _joined(lines: Sequence[tuple[Floats, Floats]]) -> Floats:
+    gap = np.full((1, 3), np.nan)
+    parts = [part for latitudes, longitudes in lines for part in (to_cartesian(latitudes, longitudes), gap)]
+    return np.concatenate(parts or [gap])
+
+
 def _middles(low: float, high: float, number: int) -> Floats:
     step = (high - low) / number
     return low + step * (np.arange(number) + 0.5)
@@ -105,8 +124,7 @@ class Atlas:
         shown = {name: values for name, values in fields.items() if values is not None}
         if not shown:
             return
-        near = [self._near(name, values) for name, values in shown.items()]
-        scale = Normalize(0, float(np.nanpercentile(np.concatenate(near), 99)) or 1.0)
+        scale = self._scale(list(shown.items()), 1)
         lead = comparison.frame.deciding_h
         for name, values in shown.items():
             title = f"{name}: RMSE of {variable}, +{lead} h"
@@ -154,9 +172,7 @@ class Atlas:
             if not fields and np.isfinite(analysis).all():
                 fields["analysis"] = name, analysis.astype(np.float64)
             fields[name] = name, forecast.astype(np.float64)
-        near = np.concatenate([self._near(name, values) for name, values in fields.values()])
-        low, high = (float(bound) for bound in np.nanpercentile(near, [0.5, 99.5]))
-        scale = Normalize(low, high if high > low else low + 1)
+        scale = self._scale(list(fields.values()), 0.5)
         for text, (name, values) in fields.items():
             title = f"{text}: {variable}, {date} +{lead} h"
             yield self._map(f"field-{variable}-{text}", title, name, values, FIELD, scale, self._units(variable))
@@ -235,31 +251,32 @@ class Atlas:
         if hatched:
             axes.set_xlabel(hatched, fontsize=9, color=INK)
         else:
-            bar = figure.colorbar(
-                image, ax=axes, orientation="horizontal", shrink=0.85, aspect=32, pad=0.02, extend="max"
-            )
+            place = figure.add_axes((0.08, 0.115, 0.84, 0.025))
+            bar = figure.colorbar(image, cax=place, orientation="horizontal", extend="both")
             bar.set_label(label, fontsize=9, color=INK)
             bar.ax.tick_params(labelsize=8.5)
         return Picture(file, title, as_png(figure, COLOURS))
 
     def _frame(self, title: str) -> tuple[Figure, Axes]:
-        figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
+        figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white")
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        axes.set_title(title, loc="left", fontsize=10, weight="bold", color=INK)
+        axes = figure.add_axes((0.02, 0.165, 0.96, 0.77), anchor="N")
+        figure.text(0.02, 0.955, title, fontsize=10, weight="bold", color=INK)
         left, right, bottom, top = self._view.box
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
         return figure, axes
 
     def _boundary(self, axes: Axes, experiment: str) -> None:
         """Coasts where they are there, a graticule, and the edge of the LAM."""
-        along = np.linspace(-180, 180, 721)
-        lines = [(np.full_like(along, latitude), along) for latitude in range(-80, 81, 10)]
-        lines += [(np.linspace(-80, 80, 161), np.full(161, longitude)) for longitude in range(-180, 180, 10)]
-        self._draw(axes, lines, color="white", linewidth=0.9, alpha=0.35)
-        self._draw(axes, lines, color="black", linewidth=0.35, alpha=0.5)
-        self._draw(axes, coastlines(), color="white", linewidth=1.6, alpha=0.7)
-        self._draw(axes, coastlines(), color="#333333", linewidth=0.7)
+        for line, style in (
+            (_graticule(), {"color": "white", "linewidth": 0.9, "alpha": 0.35}),
+            (_graticule(), {"color": "black", "linewidth": 0.35, "alpha": 0.5}),
+            (_land(), {"color": "white", "linewidth": 1.6, "alpha": 0.7}),
+            (_land(), {"color": "#333333", "linewidth": 0.7}),
+        ):
+            x, y = self._view.projection.project(line)
+            x[~self._inside(x, y, margin=0.2)] = np.nan
+            axes.plot(x, y, **style, zorder=3)
         grid = self._grid(experiment)
         loops = self._outlines.setdefault(id(grid), []) or outline(grid.points[grid.in_lam])
         self._outlines[id(grid)] = loops
@@ -269,16 +286,6 @@ class Atlas:
             axes.plot(x, y, color="black", linewidth=1.6, zorder=4.1)
         left, right, bottom, top = self._view.box
         axes.set(xlim=(left, right), ylim=(bottom, top))
-
-    def _draw(self, axes: Axes, lines: list[tuple[Floats, Floats]], **style: Any) -> None:
-        from anemoi_house.geometry import to_cartesian
-
-        for latitudes, longitudes in lines:
-            x, y = self._view.projection.project(to_cartesian(latitudes, longitudes))
-            hidden = ~self._inside(x, y, margin=0.2)
-            x[hidden] = np.nan
-            if not hidden.all():
-                axes.plot(x, y, **style, zorder=3)
 
     def _inside(self, x: Floats, y: Floats, margin: float = 0.0) -> NDArray[np.bool_]:
         left, right, bottom, top = self._view.box
@@ -308,6 +315,12 @@ class Atlas:
         place = [run.run_id for run in self._comparison.runs].index(first)
         return self._comparison.shared.nodes[place]
 
+    def _scale(self, fields: list[tuple[str, Floats]], beyond: float) -> Normalize:
+        """One scale for all of some fields, but for a few percent of the pixels at either end."""
+        near = np.concatenate([self._near(name, values) for name, values in fields])
+        low, high = (float(bound) for bound in np.nanpercentile(near, [beyond, 100 - beyond]))
+        return Normalize(low, high if high > low else low + 1)
+
     def _near(self, experiment: str, values: Floats) -> Floats:
         nearest = self._nearest_of(self._grid(experiment))
         return values[nearest[nearest >= 0]]
@@ -321,4 +334,4 @@ class Atlas:
         return self._comparison.grids[self._comparison.experiments[experiment][0]]
 
     def _units(self, variable: str) -> str:
-        return str(self._comparison.runs[0].forecasts[0].about.units.get(variable, ""))
+        return pretty(str(self._comparison.runs[0].forecasts[0].about.units.get(variable, "")))

@@ -13,6 +13,7 @@ from typing import Any
 
 from anemoi_house.report.figures_lines import Picture
 from anemoi_house.report.significance import BETTER, NOISE, WORSE
+from anemoi_house.report.style import pretty
 from anemoi_house.report.summary import SCORES, figures
 
 Numbers = dict[str, Any]
@@ -93,13 +94,13 @@ class _Numbers:
     def __init__(self, numbers: Numbers) -> None:
         self._numbers = numbers
 
-    def __call__(self, *place: str | int, signed: bool = False) -> str:
+    def __call__(self, *place: str | int, signed: bool = False, digits: int = 3) -> str:
         value: Any = self._numbers
         for step in place:
             value = value[step]
         if value is None:
             return "–"
-        text = f"{value:,}" if isinstance(value, int) else figures(value, signed)
+        text = f"{value:,}" if isinstance(value, int) else figures(value, signed, digits)
         return f'<data value="{value!r}" data-at="{escape("/".join(map(str, place)))}">{text}</data>'
 
 
@@ -184,23 +185,22 @@ def _cell(place: tuple[str | int, ...], numbers: Numbers, show: _Numbers) -> str
         found = found[step]
     text = f'<span class="value">{show(*place, "value")}</span>'
     if found["spread_dates"] is not None:
-        text += f" ± {show(*place, 'spread_dates')}"
+        text += f" ± {show(*place, 'spread_dates', digits=2)}"
     if found["lowest"]:
         text += '<span class="mark">lowest</span>'
     if found["dates"] == 1:
         text += '<span class="sub">one date: no spread</span>'
     if found["spread_trainings"] is not None:
-        text += (
-            f'<span class="sub">± {show(*place, "spread_trainings")} over {show(*place, "trainings")} trainings</span>'
-        )
+        spread, trainings = show(*place, "spread_trainings", digits=2), show(*place, "trainings")
+        text += f'<span class="sub">± {spread} over {trainings} trainings</span>'
     if difference := found["difference"]:
         verdict = difference["verdict"]
         text += f'<span class="said">{SYMBOLS.get(verdict, "")} {escape(verdict)}</span>'
         if difference["low"] is not None:
-            low, high = (show(*place, "difference", key, signed=True) for key in ("low", "high"))
+            low, high = (show(*place, "difference", key, signed=True, digits=2) for key in ("low", "high"))
             text += f'<span class="sub">{show(*place, "difference", "value", signed=True)} ({low} to {high})</span>'
         if difference["seed_low"] is not None:
-            low, high = (show(*place, "difference", key, signed=True) for key in ("seed_low", "seed_high"))
+            low, high = (show(*place, "difference", key, signed=True, digits=2) for key in ("seed_low", "seed_high"))
             text += f'<span class="sub">over trainings {low} to {high}</span>'
     return f"<td{' class=lowest' if found['lowest'] else ''}>{text}</td>"
 
@@ -252,7 +252,7 @@ def _by_variable(numbers: Numbers, show: _Numbers) -> str:
                 for place, row in enumerate(rows)
             ],
         )
-        units = f" in {variable['units']}" if variable["units"] else ""
+        units = f" in {pretty(variable['units'])}" if variable["units"] else ""
         opened = " open" if number == 0 else ""
         parts.append(f"<details{opened}><summary>{escape(variable['name'] + units)}</summary>{table}</details>")
     return f"<h2>By variable, in its units</h2><p>Jump and RMSE at +{decides} h; smaller is better.</p>{''.join(parts)}"
@@ -306,8 +306,8 @@ def _reading(numbers: Numbers, show: _Numbers) -> str:
         f"{show('method', 'resamples')} times, the same for both runs. “Better” and “worse” are said where the "
         f"{method['level']:.0%} interval does not hold 0 and there are at least {show('method', 'fewest_dates')} "
         "dates; where both were trained several times, Welch’s interval over trainings must not hold 0 either. Dates "
-        "count as independent: where forecasts overlap in time the intervals are too narrow. Each cell stands for itself: of twenty comparisons without any "
-        "difference, one is expected to look like one. The verdict is about one of them, named above.",
+        "count as independent: where forecasts overlap in time the intervals are too narrow. Each cell "
+        "stands for itself: of twenty comparisons without any difference, one is expected to look like one. The verdict is about one of them, named above.",
         f"<strong>Regions.</strong> Inner ring: up to {show('rings_km', 'inner_km')} km inside the boundary; outer "
         f"ring: up to {show('rings_km', 'outer_km')} km outside.",
     ]

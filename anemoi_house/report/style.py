@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,9 @@ DOTS_PER_INCH = 144
 PANEL_INCHES = (4.7, 3.3)
 """A panel is one picture, at most as wide as a phone: text keeps its size there."""
 
-INK, FAINT = "#222222", "#BBBBBB"
+INK = "#222222"
+LABEL_POINTS, LABEL_LETTERS = 8.5, 20
+"""Size of the name beside a line, and how many letters of it there is room for."""
 
 # Okabe and Ito's palette without its yellow, dark and light in turn; each comes with a dash and a marker of its own.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#CC79A7", "#009E73", "#E69F00", "#56B4E9")
@@ -38,16 +41,21 @@ def line_of(number: int) -> Line:
     return Line(_COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)], _MARKERS[number % len(_MARKERS)])
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 REFERENCE = {"color": "#777777", "linestyle": "-", "linewidth": 1.0, "marker": None, "zorder": 1.5}
 """The analysis, beside the forecasts."""
 
 
 def new_panel(title: str, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes."""
-    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
+    """A figure with one pair of axes, and room for the names of lines on the right.
+
+    The places are fixed: a layout engine would take twice as long as the drawing.
+    """
+    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=10.5, weight="bold", color=INK)
+    axes = figure.add_axes((0.155, 0.165, 0.53, 0.72))
+    figure.text(0.02, 0.94, title, fontsize=10.5, weight="bold", color=INK)
     axes.tick_params(labelsize=9, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.92", linewidth=0.8)
@@ -68,22 +76,19 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     ends = [end for end in ends if np.isfinite(end[1])]
     if not ends:
         return
-    figure = axes.figure
-    assert isinstance(figure, Figure)
     axes.margins(x=0.02)
-    figure.canvas.draw()  # the layout, which decides how many pixels a label is apart from the next
-    height = 10.5 * figure.dpi / 72
+    size = LABEL_POINTS * min(1.0, LABEL_LETTERS / max(len(name) for *_, name, _ in ends))
     at = [float(axes.transData.transform((x, y))[1]) for x, y, _, _ in ends]
     box = axes.get_window_extent()
-    for place, number in zip(_spread(sorted(at), height, box.y0, box.y1), np.argsort(at)):
-        _, _, name, color = ends[number]
-        x, y, _, _ = ends[number]
+    places = _spread(sorted(at), 1.25 * size * DOTS_PER_INCH / 72, box.y0, box.y1)
+    for place, number in zip(places, np.argsort(at)):
+        x, y, name, color = ends[number]
         axes.annotate(
             name,
             (x, y),
-            (axes.transAxes.inverted().transform((0, place)) * (0, 1) + (1.03, 0)),
+            (1.04, (place - box.y0) / box.height),
             textcoords="axes fraction",
-            fontsize=8.5,
+            fontsize=size,
             color=color,
             va="center",
             annotation_clip=False,
@@ -103,6 +108,11 @@ def _spread(places: list[float], apart: float, low: float, high: float) -> list[
         reach = apart * (moved[-1][1] - 1) / 2
         moved[-1][0] = max(min(moved[-1][0], high - reach), low + reach)
     return [middle + apart * (step - (number - 1) / 2) for middle, number in moved for step in range(int(number))]
+
+
+def pretty(units: str) -> str:
+    """Units such as `m s**-1` with raised exponents."""
+    return re.sub(r"\*\*(-?\d+)", lambda found: found[1].translate(_RAISED), units)
 
 
 def png(figure: Figure, colours: int | None = None) -> bytes:

@@ -243,10 +243,8 @@ def verdict(rows: Sequence[dict[str, Any]], lead_h: int, verified: bool) -> dict
     sentences = [_sentence(row["experiment"], named, baseline, row["artifact"]) for row in rows]
     once = [row["experiment"] for row in rows if named[row["experiment"]]["trainings"] == 1]
     if once and others:
-        sentences.append(
-            f"{_and(once)}: trained once, so that the spread over trainings is not known, and what holds for these "
-            "trainings need not hold for the experiment."
-        )
+        who = "Each experiment was" if len(once) == len(rows) else f"{_and(once)} {'was' if len(once) == 1 else 'were'}"
+        sentences.append(f"{who} trained once: another training might come out otherwise by more than these intervals.")
     return {
         "headline": headline,
         "measure": f"artifact index of the {what}, mean over variables, +{lead_h} h",
@@ -260,16 +258,14 @@ def _sentence(name: str, named: dict[str, dict[str, Any]], baseline: str, artifa
     if difference := found["difference"]:
         text += f", {difference['verdict']}"
         if difference["low"] is not None:
-            text += (f" than {baseline}" if difference["verdict"] in (BETTER, WORSE) else f" beside {baseline}") + (
-                f" ({figures(difference['value'], signed=True)}, {LEVEL:.0%} interval "
-                f"{figures(difference['low'], signed=True)} to {figures(difference['high'], signed=True)} over "
-                f"{difference['dates']} dates"
+            low, high, seed_low, seed_high = (
+                figures(difference[key], signed=True, digits=2) for key in ("low", "high", "seed_low", "seed_high")
             )
+            text += " than " if difference["verdict"] in (BETTER, WORSE) else " beside "
+            text += f"{baseline} ({figures(difference['value'], signed=True)}; {LEVEL:.0%} interval {low} to {high}"
+            text += f" over {difference['dates']} dates"
             if difference["seed_low"] is not None:
-                text += (
-                    f", {figures(difference['seed_low'], signed=True)} to "
-                    f"{figures(difference['seed_high'], signed=True)} over trainings"
-                )
+                text += f", {seed_low} to {seed_high} over trainings"
             text += ")"
     return f"{text}. {artifact[0].upper()}{artifact[1:]}."
 
@@ -282,18 +278,18 @@ def _artifact(zero: Difference) -> str:
     return "smoother at the boundary than elsewhere" if zero.high < 0 else "no artifact beyond noise"
 
 
-def figures(value: float | None, signed: bool = False) -> str:
-    """A number with three significant digits, as pages and sentences show it."""
+def figures(value: float | None, signed: bool = False, digits: int = 3) -> str:
+    """A number with a few significant digits, as pages and sentences show it."""
     if value is None or not np.isfinite(value):
         return "–"
     size = abs(value)
     if not size:
         return "0"
     if 1e-3 <= size < 1e5:
-        places = max(0, 2 - int(np.floor(np.log10(size))))
+        places = max(0, digits - 1 - int(np.floor(np.log10(size))))
         text = f"{size:,.{places}f}"
     else:
-        text = f"{size:.2e}"
+        text = f"{size:.{digits - 1}e}"
     sign = "−" if value < 0 else "+" if signed else ""
     return sign + text
 
