@@ -307,7 +307,8 @@ def _reading(numbers: Numbers, show: _Numbers) -> str:
         f"{method['level']:.0%} interval does not hold 0 and there are at least {show('method', 'fewest_dates')} "
         "dates; where both were trained several times, Welch’s interval over trainings must not hold 0 either. Dates "
         "count as independent: where forecasts overlap in time the intervals are too narrow. Each cell "
-        "stands for itself: of twenty comparisons without any difference, one is expected to look like one. The verdict is about one of them, named above.",
+        "stands for itself: of twenty comparisons without any difference, one is expected to look like one. The "
+        "verdict is about one of them, named above.",
         f"<strong>Regions.</strong> Inner ring: up to {show('rings_km', 'inner_km')} km inside the boundary; outer "
         f"ring: up to {show('rings_km', 'outer_km')} km outside.",
     ]

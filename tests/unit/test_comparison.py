@@ -214,7 +214,7 @@ def test_lead_times_and_dates_that_some_lack_are_named_and_left_out(tmp_path: Pa
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"dates": ["2020-03-01T00"]}, r"no starting date is in all runs: nbd \(one\) has .*; tnbd \(two\) has 2020-03"),
+        ({"dates": ["2020-03-01T00"]}, r"no starting date is in all runs: nbd \(one\) .*; tnbd \(two\) has 2020-03"),
         ({"leads_h": (0, 3)}, r"no lead time is in all forecasts: .*\+12 h; tnbd \(two\) has \+0 h \+3 h"),
         ({"variables": ("t_850",)}, r"no variable is in all forecasts: nbd \(one\) has gh_500; tnbd \(two\) has t_850"),
         ({"where": world(centre=(-20.0, 100.0))}, r"the LAMs of .* have no node in common"),
