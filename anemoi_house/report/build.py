@@ -156,8 +156,9 @@ def write_report(
     said = {"versions": _versions(), "arguments": arguments}
     found = numbers(comparison, runs, said)
     tell("drawing")
-    sections = list(_sections(found, comparison, graphs))
-    _write(output, found, page(found, sections), sections)
+    first, sections = lines.by_date(found), list(_sections(found, comparison, graphs))
+    pictures = [first, *(picture for section in sections for group in section.groups for picture in group.pictures)]
+    _write(output, found, page(found, first, sections), pictures)
     return output / PAGE
 
 
@@ -333,17 +334,15 @@ def check_output(output: Path) -> None:
         raise HouseError(f"{output} cannot be written: {there} is no folder of yours. Name another one.")
 
 
-def _write(output: Path, found: dict[str, Any], text: str, sections: Sequence[Section]) -> None:
+def _write(output: Path, found: dict[str, Any], text: str, pictures: Sequence[Picture]) -> None:
     """Write everything beside its place, then put it there."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output, prefix=".unfinished-") as folder:
             staging = Path(folder)
             (staging / FIGURES).mkdir()
-            for section in sections:
-                for group in section.groups:
-                    for picture in group.pictures:
-                        (staging / FIGURES / f"{_file(picture.name)}.png").write_bytes(picture.data)
+            for picture in pictures:
+                (staging / FIGURES / f"{_file(picture.name)}.png").write_bytes(picture.data)
             (staging / NUMBERS).write_text(json.dumps(found, allow_nan=False, indent=1) + "\n")
             (staging / PAGE).write_text(text)
             shutil.rmtree(output / FIGURES, ignore_errors=True)

@@ -11,7 +11,17 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.report.style import INK, REFERENCE, label_ends, line_of, new_panel, png, pretty
+from anemoi_house.report.style import (
+    INK,
+    LABEL_LETTERS,
+    LABEL_POINTS,
+    REFERENCE,
+    label_ends,
+    line_of,
+    new_panel,
+    png,
+    pretty,
+)
 
 Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
@@ -61,6 +71,28 @@ def index_by_lead(numbers: Numbers) -> Iterator[Picture]:
                 parts.append(_squares(numbers, experiment, name, what) / _finite_mean(scale, (0, 2))[None, :, None])
         lines.append(_finite_mean(signed_root(_finite_mean(np.mean(parts, axis=0), 2)), 0))
     yield _of_leads(numbers, "index", "Artifact index, all variables", lines, "", {})
+
+
+def by_date(numbers: Numbers) -> Picture:
+    """The index of each experiment on each date, dates linked: whether a difference holds on all of them."""
+    rows, lead = numbers["summary"]["rows"], numbers["deciding_lead_h"]
+    figure, axes = new_panel(f"Artifact index, +{lead} h, of each date and of all")
+    axes.set_position((0.33, 0.2, 0.64, 0.69))
+    places = np.arange(len(rows))
+    axes.plot(
+        np.stack([_floats(row["by_date"]) for row in rows]), places, ".-", color="#999999", linewidth=0.8, zorder=2
+    )
+    axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    for number, row in enumerate(rows):
+        (value,) = _floats([row["index"][str(lead)]["value"]])
+        look = line_of(number)
+        axes.plot(value, number, marker=look.marker, color=look.color, markersize=9, zorder=4)
+    size = LABEL_POINTS * min(1.0, LABEL_LETTERS / max(len(row["experiment"]) for row in rows))
+    axes.set_yticks(places, [row["experiment"] for row in rows], fontsize=size)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x", color="0.92", linewidth=0.8)
+    axes.set_xlabel("thin lines: the same date in all experiments", fontsize=9, color=INK)
+    return Picture("by-date", "Artifact index of each experiment on each date", png(figure))
 
 
 def drift(numbers: Numbers) -> Iterator[Picture]:

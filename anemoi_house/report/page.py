@@ -31,6 +31,8 @@ h1 { font-size: 1.55rem; line-height: 1.25; margin: .2rem 0 .4rem; text-wrap: ba
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .3rem; padding-top: .9rem; border-top: 2px solid var(--ink); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p { margin: .4rem 0; max-width: 46rem; }
+.top { display: grid; gap: .5rem 2rem; }
+@media (min-width: 900px) { .top { grid-template-columns: minmax(0, 1fr) 27rem; } }
 .what { color: var(--soft); font-size: .88rem; margin: 0; }
 .verdict { margin: .8rem 0; padding: 0; list-style: none; max-width: 60rem; }
 .verdict li { padding: .15rem 0 .15rem .8rem; border-left: 3px solid var(--rule); margin: .3rem 0; }
@@ -47,7 +49,8 @@ thead tr > :first-child { background: var(--ground); }
 tbody tr:last-child > * { border-bottom: 0; }
 td .value { font-size: 1.02rem; }
 td.lowest .value { font-weight: 700; }
-.mark { font-size: .78rem; font-weight: 700; border: 1px solid var(--ink); padding: 0 .25rem; margin-left: .3rem;
+.whole { white-space: nowrap; }
+.mark { font-size: .78rem; font-weight: 700; border: 1px solid var(--ink); padding: 0 .25rem;
   white-space: nowrap; }
 .sub { display: block; font-size: .78rem; color: var(--soft); font-weight: 400; }
 .said { display: block; font-size: .82rem; font-weight: 600; }
@@ -104,18 +107,20 @@ class _Numbers:
         return f'<data value="{value!r}" data-at="{escape("/".join(map(str, place)))}">{text}</data>'
 
 
-def page(numbers: Numbers, sections: Sequence[Section]) -> str:
+def page(numbers: Numbers, first: Picture, sections: Sequence[Section]) -> str:
     """The page.
 
     Parameters
     ----------
     numbers : dict
         As `report.json` holds them.
+    first : Picture
+        What stands beside the verdict.
     sections : sequence of Section
         Figures, in the order of the page.
     """
     show = _Numbers(numbers)
-    parts = [_top(numbers), _summary(numbers, show), _notes(numbers, show)]
+    parts = [_top(numbers, first), _summary(numbers, show), _notes(numbers, show)]
     parts += [_by_variable(numbers, show)]
     parts += [_section(section) for section in sections if section.groups]
     parts += [_graphs(numbers, show)]
@@ -130,15 +135,15 @@ def page(numbers: Numbers, sections: Sequence[Section]) -> str:
     )
 
 
-def _top(numbers: Numbers) -> str:
+def _top(numbers: Numbers, first: Picture) -> str:
     verdict = numbers["summary"]["verdict"]
     sentences = "".join(f"<li>{escape(text)}</li>" for text in verdict["sentences"])
     return (
         f'<p class="what">anemoi-house report · {len(numbers["runs"])} runs · {_dates(numbers)}</p>'
         f"<h1>{escape(verdict['headline'])}</h1>"
-        f'<p class="what">{escape(verdict["measure"])}. 0: nothing at the boundary beyond what the field does '
-        "elsewhere. Smaller is better.</p>"
-        f'<ul class="verdict">{sentences}</ul>'
+        f'<div class="top"><div><p class="what">{escape(verdict["measure"])}. 0: nothing at the boundary '
+        "beyond what the field does elsewhere. Smaller is better.</p>"
+        f'<ul class="verdict">{sentences}</ul></div>{_image(first)}</div>'
     )
 
 
@@ -183,11 +188,12 @@ def _cell(place: tuple[str | int, ...], numbers: Numbers, show: _Numbers) -> str
     found: Any = numbers
     for step in place:
         found = found[step]
-    text = f'<span class="value">{show(*place, "value")}</span>'
+    text = f'<span class="whole"><span class="value">{show(*place, "value")}</span>'
     if found["spread_dates"] is not None:
         text += f" ± {show(*place, 'spread_dates', digits=2)}"
+    text += "</span>"
     if found["lowest"]:
-        text += '<span class="mark">lowest</span>'
+        text += ' <span class="mark">lowest</span>'
     if found["dates"] == 1:
         text += '<span class="sub">one date: no spread</span>'
     if found["spread_trainings"] is not None:

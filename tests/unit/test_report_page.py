@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.text import Text
 from small_forecasts import DATES, WIDTHS, World, verify, world, write_run
 
@@ -26,6 +27,7 @@ from anemoi_house.report.comparison import Compared, Settings, compare
 from anemoi_house.report.figures_lines import label_ends
 from anemoi_house.report.figures_maps import View
 from anemoi_house.report.style import line_of, new_panel, pretty
+from anemoi_house.trained import Run
 
 WHOLE, TRIMMED = world(), world(trim=2)
 
@@ -269,3 +271,37 @@ def test_a_run_without_forecasts_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(HouseError, match="empty"):
         report([tmp_path / "empty"], tmp_path / "out", Settings())
+
+
+def test_a_checkpoint_without_its_graph_is_said_and_the_rest_is_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, WHOLE, error, run_id="one", dates=DATES[:1])
+    checkpoint = tmp_path / "checkpoint" / "one" / "inference-last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({"weights": 1}, checkpoint)
+    output = {
+        "root": str(tmp_path),
+        "logs": {"mlflow": str(tmp_path / "logs")},
+        "checkpoints": {"root": "checkpoint/one"},
+    }
+    trained = Run(checkpoint, {"run_id": "one", "config": {"system": {"output": output}}})
+    known, graph = build._known(Compared(forecasts_of(folder), trained))
+    assert (known["coverage"], graph, known["losses"], known["rings"]) == (None, None, [], {})
+    training, coverage = known["lacks"]
+    assert "left no record" in training
+    assert "coverage is not shown" in coverage
+    assert "is a checkpoint without its graph" in coverage
+
+
+def test_losses_and_errors_in_rings_are_read_from_the_record_of_the_training(tmp_path: Path) -> None:
+    spool = tmp_path / "logs" / "spool" / "one"
+    spool.mkdir(parents=True)
+    rows = [["val/mse_inner_ring/t_850.step1", 4.0, 1, 49], ["val/mse_outside/t_850.step1", 9.0, 1, 49],
+            ["val/mse_inner_ring/t_850.step2", 5.0, 1, 49], ["val/mse_inner_ring/t_850.step1", 1.0, 2, 99]]  # fmt: skip
+    (spool / "records.jsonl").write_text(json.dumps({"kind": "metrics", "rows": rows}) + "\n")
+    output = {
+        "root": str(tmp_path),
+        "logs": {"mlflow": str(tmp_path / "logs")},
+        "checkpoints": {"root": "checkpoint/one"},
+    }
+    run = Run(tmp_path / "checkpoint" / "one" / "x.ckpt", {"run_id": "one", "config": {"system": {"output": output}}})
+    assert build._rings(run) == {"inner_ring/t_850": [[49, 4.0], [99, 1.0]]}
