@@ -30,7 +30,7 @@ PIXELS = 420
 """Of a map, across: each shows the value of the node that is nearest to it."""
 MARGIN_KM = 900.0
 FIELD, ERROR, CHANGE = "cividis", "cividis", "PuOr_r"
-COLOURS = 128
+COLOURS = 256
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,13 @@ class View:
         found = np.full(len(places), -1)
         found[on_map] = cKDTree(points).query(places[on_map], workers=-1)[1]
         return found.reshape(x.shape)
+
+
+def _in_both(one: Grid, other: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Nodes that lie at one place and have one role in two grids, as indices of each."""
+    roles = [2 * grid.names + grid.in_lam for grid in (one, other)]
+    _, ours, theirs = np.intersect1d(*roles, assume_unique=True, return_indices=True)
+    return ours, theirs
 
 
 @cache
@@ -140,7 +147,7 @@ class Atlas:
         for name, values in fields.items():
             if values is None or first is None:
                 continue
-            ours, theirs = (self._shared_nodes(each) for each in (name, baseline))
+            ours, theirs = _in_both(self._grid(name), self._grid(baseline))
             change = np.full(len(values), np.nan)
             change[ours] = values[ours] - first[theirs]
             changes[name] = change
@@ -309,11 +316,6 @@ class Atlas:
         for squared in squares:
             total += squared
         return np.sqrt(total / len(squares))
-
-    def _shared_nodes(self, experiment: str) -> NDArray[np.intp]:
-        first = self._comparison.experiments[experiment][0]
-        place = [run.run_id for run in self._comparison.runs].index(first)
-        return self._comparison.shared.nodes[place]
 
     def _scale(self, fields: list[tuple[str, Floats]], beyond: float) -> Normalize:
         """One scale for all of some fields, but for a few percent of the pixels at either end."""
