@@ -244,10 +244,10 @@ def test_dates_that_cannot_be_started_from(checkpoint, date, lead_h, message):
 
 
 def test_dates_that_cannot_be_verified_are_told(checkpoint):
-    assert asked(checkpoint, lead_h=6).told == []
+    assert asked(checkpoint, lead_h=6).told == ["run small (abc) at step 60, 6 h from 1 date"]
     made = asked(checkpoint, "2020-01-01T12", lead_h=18)
     assert list(made.unverified) == [np.datetime64(date) for date in ("2020-01-01T18", "2020-01-02T06")]
-    assert "the data lack 2 of the dates" in made.told[0]
+    assert "the data lack 2 of the dates" in made.told[1]
 
 
 def test_forcings_that_are_read_at_each_step_must_be_there(data, tmp_path):
@@ -307,29 +307,31 @@ def test_the_folder_that_is_written_to(checkpoint, tmp_path, monkeypatch):
         asked(checkpoint)
 
 
-def test_what_is_there_is_kept_only_as_it_was_asked_for(checkpoint):
-    made = asked(checkpoint)
+def test_what_is_there_is_kept_where_it_holds_what_is_asked_for(checkpoint, data, tmp_path):
+    made = asked(checkpoint, lead_h=12, variables=["gh_500", "t_850"])
     (date,) = made.dates
     assert not made.is_done(date)
     write_configs(made)
     assert not made.is_done(date)
-    nodes = 4
-    path = fabricate(
-        made.folder,
-        str(date),
-        (0, 6),
-        dict.fromkeys(PREDICTED, np.zeros((2, nodes))),
-        range(nodes),
-        range(nodes),
-        (2, 2),
-    )
+    fields = dict.fromkeys(("gh_500", "t_850"), np.zeros((3, 4)))
+    path = fabricate(made.folder, str(date), (0, 6, 12), fields, range(4), range(4), (2, 2))
     assert path == made.file(date)
     assert made.is_done(date)
-    assert not asked(checkpoint, lead_h=12).is_done(date)
-    assert not asked(checkpoint, variables=["gh_500"]).is_done(date)
+    names = {"variables": ["gh_500"]}
+    assert asked(checkpoint, lead_h=6, device="cpu", **names).is_done(date)
+    assert not asked(checkpoint, lead_h=18, **names).is_done(date)
+    assert not asked(checkpoint, lead_h=6).is_done(date)  # accum_tp too
+    elsewhere = shutil.copytree(data[0], tmp_path / "copy.zarr")
+    assert not asked(checkpoint, lead_h=6, lam=elsewhere, **names).is_done(date)
     with pytest.raises(HouseError, match="was made from another config"):
-        write_configs(asked(checkpoint, variables=["gh_500"]))
+        write_configs(asked(checkpoint, lead_h=18, **names))
+    fabricate(
+        made.folder, str(date), (0, 6), {name: each[:2] for name, each in fields.items()}, range(4), range(4), (2, 2)
+    )
+    assert not asked(checkpoint, lead_h=6, **names).is_done(date)  # fewer lead times than its config says
     path.write_bytes(path.read_bytes()[:1000])
+    assert not made.is_done(date)
+    made.config_file(date).write_text("[")
     assert not made.is_done(date)
 
 
