@@ -227,10 +227,10 @@ def _add_forecast(commands: argparse._SubParsersAction) -> None:
         "run_folder",
         type=Path,
         nargs="?",
-        default=Path("outputs"),
+        default=Path(os.environ.get("HOUSE_OUTPUT", "outputs")),
         metavar="RUN",
         help="checkpoint folder of a run, an inference checkpoint, or a folder above several runs: then the latest "
-        "(default: outputs)",
+        "(default: $HOUSE_OUTPUT or outputs)",
     )
     parser.add_argument(
         "--dates",

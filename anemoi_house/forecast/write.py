@@ -25,6 +25,9 @@ ALL = "all"
 BYTES = 4
 """Of a value in the stock NetCDF output."""
 
+_SAME = ("description", "date", "input", "initial_state_categories")
+"""What two configs have in common whose forecasts are the same, as far as both go."""
+
 PLOTTED = "diagnostics/plot/house_nested.yaml"
 """Config that names the variables which a person looks at."""
 
@@ -68,12 +71,15 @@ class Plan:
     @property
     def told(self) -> list[str]:
         """What a person should know of it before it starts, in lines."""
-        if not self.unverified:
-            return []
-        return [
-            f"the data lack {len(self.unverified)} of the dates that the forecasts are for, from "
-            f"{self.unverified[0]} to {self.unverified[-1]}: these cannot be verified"
-        ]
+        step = "" if self.about.step is None else f" at step {self.about.step}"
+        dates = f"{len(self.dates)} date{'s' if len(self.dates) > 1 else ''}"
+        lines = [f"run {self.about.name} ({self.about.run_id}){step}, {self.lead_h} h from {dates}"]
+        if self.unverified:
+            lines.append(
+                f"the data lack {len(self.unverified)} of the dates that the forecasts are for, from "
+                f"{self.unverified[0]} to {self.unverified[-1]}: these cannot be verified"
+            )
+        return lines
 
     @property
     def leads(self) -> int:
@@ -119,16 +125,24 @@ class Plan:
         return f"# Written by anemoi-house forecast. By itself: anemoi-inference run {date}.yaml\n{said}"
 
     def is_done(self, date: np.datetime64) -> bool:
-        """Whether the forecast is there, whole, and from the same config."""
-        if not _says(self.config_file(date), self.config_text(date)) or not self.file(date).is_file():
+        """Whether the forecast is there, whole, of the same checkpoint and data, with all that is asked for."""
+        try:
+            there = yaml.safe_load(self.config_file(date).read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            return False
+        ours = self.config(date)
+        if not isinstance(there, dict) or any(there.get(key) != ours[key] for key in _SAME):
             return False
         from netCDF4 import Dataset
 
         try:
-            with Dataset(self.file(date)) as there:
-                return there.dimensions["time"].size == self.leads and set(self.variables) <= there.variables.keys()
+            with Dataset(self.file(date)) as file:
+                leads, names = file.dimensions["time"].size, file.variables.keys()
         except (OSError, KeyError):
             return False
+        return there.get("lead_time") == f"{(leads - 1) * self.about.timestep_h}h" and (
+            leads >= self.leads and set(self.variables) <= names
+        )
 
     def write_about(self) -> None:
         """Write the sidecar.
@@ -393,10 +407,6 @@ def _check_folder(made: Plan, nodes: int) -> None:
             f"{made.folder}: {free / 2**30:.1f} GiB are free, and {len(todo)} forecasts of {len(made.variables)} "
             f"variables need {needed / 2**30:.1f}. Make room, give another folder (-o DIR), or fewer --variables."
         )
-
-
-def _says(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text() == text
 
 
 def _replace(path: Path, text: str) -> None:
