@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,12 @@ def report(
         Where runs cannot be compared, have no forecasts, or the folder cannot be written.
     """
     check_output(output)
-    comparison = compare(found_runs(paths, tell), settings, tell)
+    left_out: list[str] = []
+    runs = found_runs(paths, left_out.append)
+    for line in left_out:
+        tell(line)
+    comparison = compare(runs, settings, tell)
+    comparison = replace(comparison, frame=replace(comparison.frame, notes=(*left_out, *comparison.frame.notes)))
     return write_report(comparison, output, {"runs": [str(path) for path in paths], **arguments_of(settings)}, tell)
 
 
@@ -100,12 +105,12 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
 
 
 def found_runs(paths: Sequence[Path], tell: Callable[[str], None]) -> list[Compared]:
-    """Runs at some paths, with their forecasts.
+    """Runs at some paths, with their forecasts; `tell` takes a line for each run below a path that has none.
 
     Raises
     ------
     HouseError
-        Where a path has no forecasts.
+        Where a path has no forecasts at all.
     """
     found = []
     for path in paths:
@@ -120,8 +125,8 @@ def found_runs(paths: Sequence[Path], tell: Callable[[str], None]) -> list[Compa
             found.append(Compared(forecasts, _trained(folder, forecasts[0].about.checkpoint)))
         if len(lacking) == len(folders):
             raise lacking[0]
-        for mistake in lacking:
-            tell(f"left out: {mistake}")
+        for reason in lacking:
+            tell(f"Left out: {reason}")
     return found
 
 

@@ -380,7 +380,7 @@ class _Meter:
         frame, variable, date = self._frame, self._frame.variables.index(name), self._frame.dates.index(forecast.date)
         rows = [forecast.leads_h.index(lead) for lead in frame.leads_h]
         field, truth = forecast.values(name)[rows], truth[rows]
-        whole, verified = np.isfinite(field).all(axis=1), np.isfinite(truth).all(axis=1)
+        whole, verified = (np.all(np.isfinite(each), axis=1) for each in (field, truth))
         initial = np.array([lead == 0 for lead in frame.leads_h])
         found = [
             Fault(
@@ -398,10 +398,10 @@ class _Meter:
             if (name, forecast.date) not in self._known:
                 self._known[name, forecast.date] = artifact_index(self._grid.band, truth[verified])
             self._index("analysis_", variable, date, verified, self._known[name, forecast.date])
-        both = whole & verified & ~initial
+        both: NDArray[np.bool_] = whole & verified & ~initial
         if both.any():
             self._errors(variable, date, both, field[both].astype(np.float64) - truth[both])
-        self._spectra(variable, date, field, truth, whole & verified)
+        self._spectra(variable, date, field, truth, np.logical_and(whole, verified))
         deciding = frame.leads_h.index(frame.deciding_h)
         if both[deciding]:
             self.scores.squared_error[name, forecast.date] = (field[deciding] - truth[deciding]) ** 2

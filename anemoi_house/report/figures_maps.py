@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -79,8 +80,8 @@ class View:
 
 def _in_both(one: Grid, other: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Nodes that lie at one place and have one role in two grids, as indices of each."""
-    roles = [2 * grid.names + grid.in_lam for grid in (one, other)]
-    _, ours, theirs = np.intersect1d(*roles, assume_unique=True, return_indices=True)
+    role, other_role = (2 * grid.names + grid.in_lam for grid in (one, other))
+    _, ours, theirs = np.intersect1d(role, other_role, assume_unique=True, return_indices=True)
     return ours, theirs
 
 
@@ -105,8 +106,7 @@ def _joined(lines: Sequence[tuple[Floats, Floats]]) -> Floats:
 
 
 def _middles(low: float, high: float, number: int) -> Floats:
-    step = (high - low) / number
-    return low + step * (np.arange(number) + 0.5)
+    return low + (high - low) / number * (np.arange(number, dtype=np.float64) + 0.5)
 
 
 class Atlas:
@@ -275,12 +275,13 @@ class Atlas:
 
     def _boundary(self, axes: Axes, experiment: str) -> None:
         """Coasts where they are there, a graticule, and the edge of the LAM."""
-        for line, style in (
+        lines: list[tuple[Floats, dict[str, Any]]] = [
             (_graticule(), {"color": "white", "linewidth": 0.9, "alpha": 0.35}),
             (_graticule(), {"color": "black", "linewidth": 0.35, "alpha": 0.5}),
             (_land(), {"color": "white", "linewidth": 1.6, "alpha": 0.7}),
             (_land(), {"color": "#333333", "linewidth": 0.7}),
-        ):
+        ]
+        for line, style in lines:
             x, y = self._view.projection.project(line)
             x[~self._inside(x, y, margin=0.2)] = np.nan
             axes.plot(x, y, **style, zorder=3)

@@ -157,7 +157,9 @@ def _dates(numbers: Numbers) -> str:
 def _summary(numbers: Numbers, show: _Numbers) -> str:
     leads, decides = numbers["table_leads_h"], numbers["deciding_lead_h"]
     alike = numbers["places"]["alike"]
-    columns = [(f"artifact index, +{lead} h", ("index", str(lead))) for lead in leads]
+    columns: list[tuple[str, tuple[str, ...]]] = [
+        (f"artifact index, +{lead} h", ("index", str(lead))) for lead in leads
+    ]
     if numbers["summary"]["verified"]:
         ring = "inner ring" if alike else "inner ring, same places"
         columns.append((f"RMSE, {ring}, +{decides} h", ("common_rmse_inner_ring",)))

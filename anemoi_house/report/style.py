@@ -43,7 +43,7 @@ def line_of(number: int) -> Line:
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-REFERENCE = {"color": "#777777", "linestyle": "-", "linewidth": 1.0, "marker": None, "zorder": 1.5}
+REFERENCE: dict[str, Any] = {"color": "#777777", "linestyle": "-", "linewidth": 1.0, "marker": None, "zorder": 1.5}
 """The analysis, beside the forecasts."""
 
 

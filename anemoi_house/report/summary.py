@@ -138,7 +138,7 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
                if run["experiment"] == name and run["coverage"]]
         for name in experiments
     }  # fmt: skip
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in experiments:
         index = {
             str(lead_h): cell(index_of(name, lead), index_of(baseline, lead), name == baseline)
