@@ -291,7 +291,7 @@ def _sections(found: dict[str, Any], comparison: Comparison, graphs: dict[str, _
     yield _section(
         "Spectra inside the LAM",
         "Variance by wavelength, forecast over analysis: below 1, the forecast is too smooth there; above, too rough. "
-        "Means over dates.",
+        "Means over dates. Beyond 100 it is not drawn: there the analysis has next to no variance.",
         ("", lines.spectra(found)),
     )
     if verified:

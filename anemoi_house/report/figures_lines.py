@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from anemoi_house.boundary.index import signed_root
@@ -25,6 +25,9 @@ from anemoi_house.report.style import (
 
 Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
+
+WORST_RATIOS = 0.01, 100.0
+"""Of variances, forecast over analysis, that are still drawn."""
 
 
 class Picture(NamedTuple):
@@ -148,9 +151,12 @@ def spectra(numbers: Numbers) -> Iterator[Picture]:
             continue
         axes.axhline(1, **REFERENCE)
         axes.set(xscale="log", yscale="log")
+        # Where the analysis has next to no variance, the ratio may be anything.
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0.5 * WORST_RATIOS[0]), min(high, 2 * WORST_RATIOS[1]))
         axes.invert_xaxis()
         longest, shortest = axes.get_xlim()
-        ticks = [wave for wave in (10000, 5000, 2000, 1000, 500, 200, 100, 50, 20) if shortest < wave < longest]
+        ticks = [wave for wave in (10000, 3000, 1000, 300, 100, 30) if shortest < wave < longest]
         axes.set_xticks(ticks, [f"{wave}" for wave in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         _axes(axes, "wavelength in km, short waves on the right", "variance, forecast / analysis")
@@ -202,7 +208,9 @@ def _of_steps(named: dict[str, list[Any]], column: int, name: str, title: str, l
             ends.append(_end(steps, values, experiment, number))
     if all(end[1] > 0 for end in ends):
         axes.set_yscale("log")
-    axes.grid(axis="y", which="minor", color="0.95", linewidth=0.6)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
     _axes(axes, "training step", label)
     label_ends(axes, ends)
     return Picture(name, f"{title} by training step", png(figure))

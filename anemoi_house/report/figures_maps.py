@@ -19,7 +19,7 @@ from anemoi_house.geometry import EARTH_RADIUS_KM, to_cartesian
 from anemoi_house.graphs.coverage import DataNodes
 from anemoi_house.report.comparison import Comparison
 from anemoi_house.report.figures_lines import Picture
-from anemoi_house.report.graph_plot import Projection, coastlines, outline
+from anemoi_house.report.graph_plot import ISOLATED, LAM, Projection, coastlines, outline
 from anemoi_house.report.places import Grid
 from anemoi_house.report.style import DOTS_PER_INCH, INK, pretty
 from anemoi_house.report.style import png as as_png
@@ -203,7 +203,7 @@ class Atlas:
     def isolated(self, name: str, nodes: DataNodes, isolated: NDArray[np.intp]) -> Picture:
         """Isolated data nodes of a graph around its LAM, with their number by zone."""
         figure, axes = self._frame(f"{name}: isolated data nodes")
-        self._boundary(axes, name)
+        self._boundary(axes, name, shaded=True)
         x, y = self._view.projection.project(nodes.points)
         shown = self._inside(x, y)
         grid = shown & ~nodes.in_lam
@@ -215,7 +215,7 @@ class Atlas:
             y[out & shown],
             s=42,
             marker="X",
-            color="#D55E00",
+            color=ISOLATED,
             edgecolors="black",
             linewidths=0.6,
             zorder=5,
@@ -273,7 +273,7 @@ class Atlas:
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
         return figure, axes
 
-    def _boundary(self, axes: Axes, experiment: str) -> None:
+    def _boundary(self, axes: Axes, experiment: str, shaded: bool = False) -> None:
         """Coasts where they are there, a graticule, and the edge of the LAM."""
         lines: list[tuple[Floats, dict[str, Any]]] = [
             (_graticule(), {"color": "white", "linewidth": 0.9, "alpha": 0.35}),
@@ -291,6 +291,8 @@ class Atlas:
         for loop in loops:
             x, y = self._view.projection.project(loop)
             axes.plot(x, y, color="white", linewidth=3.4, zorder=4)
+            if shaded:
+                axes.fill(x, y, facecolor=LAM, alpha=0.35, linewidth=0, zorder=0.5)
             axes.plot(x, y, color="black", linewidth=1.6, zorder=4.1)
         left, right, bottom, top = self._view.box
         axes.set(xlim=(left, right), ylim=(bottom, top))

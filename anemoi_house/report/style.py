@@ -77,6 +77,8 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     if not ends:
         return
     axes.margins(x=0.02)
+    low, high = sorted(axes.get_ylim())
+    ends = [(x, min(max(y, low), high), name, color) for x, y, name, color in ends]
     size = LABEL_POINTS * min(1.0, LABEL_LETTERS / max(len(name) for *_, name, _ in ends))
     at = [float(axes.transData.transform((x, y))[1]) for x, y, _, _ in ends]
     box = axes.get_window_extent()

@@ -66,6 +66,24 @@ def test_errors_that_are_constant_on_either_side_have_their_scores(steps: Compar
     np.testing.assert_allclose(profile, np.where(middles < 0, 6, 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("centre", [(89.0, 20.0), (52.0, 179.0)])
+def test_a_lam_at_a_pole_or_across_the_date_line_has_the_same_scores(
+    tmp_path: Path, centre: tuple[float, float]
+) -> None:
+    where, trimmed = world(centre=centre), world(trim=2, centre=centre)
+    folders = [
+        write_run(tmp_path, where, step(3, 1), run_id="one", dates=DATES[:1]),
+        write_run(tmp_path, trimmed, step(3, 1), run_id="two", dates=DATES[:1]),
+    ]
+    found = of_runs(*folders, worlds={"one": where, "two": trimmed})
+    for run_id in ("one", "two"):
+        squares = found.scores[run_id].squares
+        assert squares["jump"][0, 2, 0] == pytest.approx(4, rel=1e-3)
+        assert squares["common_rmse_inner_ring"][0, 2, 0] == pytest.approx(9, rel=1e-5)
+        assert squares["common_rmse_outer_ring"][0, 2, 0] == pytest.approx(1, rel=1e-5)
+    assert found.shared.trimmed_nodes == 320 - 12 * 16
+
+
 def test_the_analysis_has_the_same_index_with_and_without_a_forecast(steps: Comparison) -> None:
     squares = steps.scores["one"].squares
     np.testing.assert_allclose(squares["forecast_jump"][0, 0], squares["analysis_jump"][0, 0], rtol=1e-6)
