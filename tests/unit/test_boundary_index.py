@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 
 import numpy as np
@@ -71,10 +72,11 @@ def test_there_is_nothing_where_nothing_is(name: str) -> None:
 
 
 def test_where_the_rows_of_the_outer_grid_lie_makes_no_difference() -> None:
-    """Without the ratios of the band, the excess of such waves is a quarter of the background here."""
+    """Without the ratios of the band, the excess of such waves is a quarter of the background here, and a tenth."""
     of = grid("tiny")
-    mean = artifact_index(of.band, of.waves(10, 400)).jump.mean()
-    assert abs(mean.squared) < 0.12 * mean.background**2
+    mean = artifact_index(of.band, of.waves(10, 400)).mean()
+    assert abs(mean.jump.squared) < 0.12 * mean.jump.background**2
+    assert abs(mean.ripple.squared) < 0.04 * mean.ripple.background**2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -209,11 +211,11 @@ def test_a_jump_is_the_difference_of_two_planes_and_their_curvature() -> None:
 
 def test_fields_do_not_know_of_each_other() -> None:
     of = grid("tiny")
-    fields = (of.waves(6, 70) + outside(of)).astype(np.float32).reshape(2, 35, -1)
-    together = artifact_index(of.band, fields)
+    several = (of.waves(6, 70) + outside(of)).astype(np.float32).reshape(2, 35, -1)
+    together = artifact_index(of.band, several)
     assert together.jump.value.shape == (2, 35)
     assert together.jumps.shape == (2, 35, len(of.band.sites))
-    alone = artifact_index(of.band, fields[1, 34])
+    alone = artifact_index(of.band, several[1, 34])
     assert alone.jump.value.shape == ()
     for name in ("jump", "kink", "ripple", "ripple_inside", "ripple_outside"):
         for part in ("squared", "margin", "background", "scale", "low", "high", "index"):
@@ -240,16 +242,34 @@ def test_mean_over_dates() -> None:
     mean = index.mean(axis=1)
     assert isinstance(mean, ArtifactIndex)
     np.testing.assert_allclose(mean.jump.value, signed_root(index.jump.squared.mean(axis=1)))
-    np.testing.assert_allclose(
-        mean.jump.margin, index.jump.squared.std(axis=1, ddof=1) / np.sqrt(10) * 2.262, rtol=1e-3
-    )
+    over_dates = index.jump.squared.std(axis=1, ddof=1) / np.sqrt(10) * 2.262
+    along_edge = index.jump.stretches.mean(axis=1).std(axis=-1, ddof=1) / np.sqrt(5) * 2.776
+    np.testing.assert_allclose(mean.jump.margin, np.maximum(over_dates, along_edge), rtol=1e-3)
+    assert 0 < (over_dates > along_edge).sum() < 4
     np.testing.assert_allclose(mean.jumps, index.jumps.mean(axis=1))
     np.testing.assert_allclose(index.mean(axis=-1).jumps, mean.jumps)
     assert (mean.jump.low < mean.jump.value).all()
     assert (mean.jump.value < mean.jump.high).all()
     # One date has no spread: what is known is the spread along the edge.
-    single = Excess(*(np.array([part]) for part in (2.0, 0.5, 1.0, 1.0))).mean()
-    assert (single.squared, single.margin) == (2.0, 0.5)
+    single = artifact_index(of.band, of.noise(1))
+    assert single.mean().jump.margin == pytest.approx(single.jump.margin[0])
+    assert single.mean().jump.squared == pytest.approx(single.jump.squared[0])
+
+
+def test_what_stays_in_place_is_no_artifact() -> None:
+    """Mountains, as it were: all dates agree, and yet they are where they are by chance."""
+    of = grid("finer")
+    places, dates = of.waves(6, 60), of.noise(10)
+    found = artifact_index(of.band, places[:, None] + 0.05 * dates).mean(axis=1).jump
+    assert found.beyond_noise.mean() < 0.1
+    planted = artifact_index(of.band, places[:, None] + 0.05 * dates + outside(of)).mean(axis=1).jump
+    assert planted.beyond_noise.mean() > 0.9
+    spread = found.squared / (artifact_index(of.band, places[0] + 0.05 * dates).jump.squared.std() / np.sqrt(10))
+    assert (spread > 3).mean() > 0.1  # the dates alone would raise the alarm
+
+
+def of_dates(excess: Excess, chosen: slice) -> Excess:
+    return Excess(*(getattr(excess, field.name)[chosen] for field in fields(Excess)))
 
 
 def test_comparison_of_runs() -> None:
@@ -265,12 +285,10 @@ def test_comparison_of_runs() -> None:
     assert found.beyond_noise
     assert compare(low, high).high < 0
     # Dates are paired: another order of one of them widens the interval.
-    apart = compare(Excess(*(part[::-1] for part in (high.squared, high.margin, high.background, high.scale))), low)
+    apart = compare(of_dates(high, slice(None, None, -1)), low)
     assert apart.high - apart.low > 1.2 * (found.high - found.low)
 
-    one = compare(
-        *(Excess(each.squared[:1], each.margin[:1], each.background[:1], each.scale[:1]) for each in (high, low))
-    )
+    one = compare(of_dates(high, slice(1)), of_dates(low, slice(1)))
     assert one.number == 1
     assert np.isnan([one.low, one.high]).all()
     assert not one.beyond_noise
@@ -282,7 +300,7 @@ def test_interval_of_a_comparison_covers() -> None:
     """Of two runs that are alike but for chance, five in a hundred differ."""
     rng = np.random.default_rng(3)
     squares = 2 + rng.normal(size=(2, 15, 400))
-    first, second = (Excess(each, each, each, each) for each in squares)
+    first, second = (Excess(each, each, each, each, each[..., None]) for each in squares)
     found = compare(first, second)
     assert found.difference.shape == (400,)
     assert 0.02 < found.beyond_noise.mean() < 0.12
@@ -293,11 +311,11 @@ def test_interval_of_a_comparison_covers() -> None:
 
 def test_values_that_are_not_finite_are_refused() -> None:
     of = grid("tiny")
-    fields = of.noise(5)
-    fields[1, 7] = fields[1, 8] = np.nan
-    fields[4, 1000] = np.inf
+    broken = of.noise(5)
+    broken[1, 7] = broken[1, 8] = np.nan
+    broken[4, 1000] = np.inf
     with pytest.raises(HouseError, match=r"3 of 25,495 values are not finite, in 2 of 5 fields"):
-        artifact_index(of.band, fields)
+        artifact_index(of.band, broken)
 
 
 def test_another_grid_is_refused() -> None:
