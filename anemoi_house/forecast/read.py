@@ -238,14 +238,11 @@ class Verification:
         whose = f"the data of run {self._about.name}"
         if lacking := [name for name in variables if name not in data.name_to_index]:
             raise HouseError(f"{whose} hold no {', '.join(lacking)}, so that it cannot be verified.")
-        ours, theirs = (
-            np.stack([each.latitudes, each.longitudes % 360])
-            for each in (forecasts[0], data)  # (coordinate, node)
-        )
-        if ours.shape != theirs.shape or np.abs((ours - theirs + 180) % 360 - 180).max() > SAME_PLACE_DEGREES:
+        ours = forecasts[0].latitudes, forecasts[0].longitudes
+        if difference := grid_difference(ours, (data.latitudes, data.longitudes)):
             raise HouseError(
-                f"{whose} have another grid than {forecasts[0].path}: {theirs.shape[1]:,} nodes against "
-                f"{ours.shape[1]:,}. Verify with the data that the forecasts were made from."
+                f"{whose} have another grid than {forecasts[0].path}: {difference}. Verify with the data that the "
+                "forecasts were made from."
             )
 
     @property
@@ -354,6 +351,15 @@ def open_data(arguments: Mapping[str, Any], whose: str) -> Any:
             f"{whose} cannot be opened ({reason}). Where they lie elsewhere now, say so: anemoi-house forecast RUN "
             "--lam PATH --global PATH."
         ) from None
+
+
+def grid_difference(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> str:
+    """How two grids, each of latitudes and longitudes in degrees, differ; empty where they do not."""
+    own, other = np.stack(ours), np.stack(theirs)
+    if own.shape != other.shape:
+        return f"{other.shape[1]:,} nodes against {own.shape[1]:,}"
+    away = np.abs((own - other + 180) % 360 - 180).max()
+    return f"as many nodes, but up to {away:.2g} degrees away" if away > SAME_PLACE_DEGREES else ""
 
 
 def dates_of(data: Any) -> dict[np.datetime64, int]:

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from anemoi_house.errors import HouseError
-from anemoi_house.forecast.read import FOLDER, SAME_PLACE_DEGREES, SIDECAR, About, dates_of, open_data
+from anemoi_house.forecast.read import FOLDER, SIDECAR, About, dates_of, grid_difference, open_data
 from anemoi_house.registration import config_folder
 from anemoi_house.trained import Run
 
@@ -309,13 +309,10 @@ def _check_there(arguments: Mapping[str, Any]) -> None:
 
 
 def _check_grid(run: Run, data: Any) -> None:
-    latitudes, longitudes = run.coordinates
-    ours = np.stack([latitudes, longitudes])
-    theirs = np.stack([data.latitudes, data.longitudes])
-    if ours.shape != theirs.shape or np.abs((ours - theirs + 180) % 360 - 180).max() > SAME_PLACE_DEGREES:
+    if difference := grid_difference(run.coordinates, (data.latitudes, data.longitudes)):
         raise HouseError(
-            f"the data have another grid than run {run.name} was trained on: {theirs.shape[1]:,} nodes against "
-            f"{ours.shape[1]:,}. Give the datasets of that grid: --lam PATH --global PATH."
+            f"the data have another grid than run {run.name} was trained on: {difference}. Give the datasets of that "
+            "grid: --lam PATH --global PATH."
         )
     needed = run.inference["data_indices"]["input"]
     if lacking := sorted(set(needed) - set(data.variables)):

@@ -177,6 +177,13 @@ def asked(checkpoint: Path, *dates: str, lead_h: int = 6, **options: Any) -> Pla
     return plan(find_run(checkpoint), parse_dates(dates or ("2020-01-01T06",)), lead_h, **options)
 
 
+def moved_a_little(store: Path) -> Path:
+    """The dataset, now with points 1 km further north: as many of them."""
+    latitudes = zarr.open_group(str(store))["latitudes"]
+    latitudes[:] = latitudes[:] + 0.01
+    return store
+
+
 # Configs
 
 
@@ -223,6 +230,9 @@ def test_data_that_lie_elsewhere_now(checkpoint, data, tmp_path):
     other = write_store(tmp_path / "other.zarr", *lam_grid(step=2.9), (*VARIABLES, "accum_tp"))
     with pytest.raises(HouseError, match="another grid than run small was trained on"):
         asked(checkpoint, lam=other, globe=moved[1])
+    shifted = moved_a_little(shutil.copytree(moved[0], tmp_path / "shifted.zarr"))
+    with pytest.raises(HouseError, match=r"trained on: as many nodes, but up to 0\.01 degrees away"):
+        asked(checkpoint, lam=shifted, globe=moved[1])
     with pytest.raises(HouseError, match="cannot be opened"):
         asked(checkpoint, lam=moved[0].parent, globe=moved[1])
 
@@ -434,6 +444,9 @@ def test_verification_is_what_the_data_hold(forecasts, data):
     assert np.isnan(found[1]).all()
     with pytest.raises(HouseError, match="hold no u_850"):
         Verification(both, ["u_850"])
+    moved_a_little(data[0])
+    with pytest.raises(HouseError, match="have another grid than"):
+        Verification(both, ["gh_500"])
     said = json.loads((forecasts / SIDECAR).read_text())
     said["dataset"]["dataset"]["cutout"][0]["trim_edge"] = [0, 0, 0, 0]
     (forecasts / SIDECAR).write_text(json.dumps(said))
