@@ -2,13 +2,14 @@
 VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= .demo
+STEPS ?= 100
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export MPLBACKEND := Agg
 # Without bytecode the whole stack is compiled anew at every start, which doubles the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help environment samples demo dashboard published benchmark docs lint test test-unit test-integration test-python clean
+.PHONY: help environment samples demo dashboard compare published benchmark docs lint test test-unit test-integration test-python clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,15 +35,27 @@ dashboard: environment ## the runs of the demo in a browser
 	@echo "Open http://127.0.0.1:5000/#/experiments/1/runs; Ctrl-C ends it."
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO))/outputs/logs/mlflow/mlflow.db
 
+compare: environment ## the four sample experiments trained shortly, their forecasts, and the report on the boundary
+	anemoi-house sample $(DEMO)/sample
+	rm -rf $(DEMO)/compare
+	mkdir $(DEMO)/compare
+	cd $(DEMO)/compare && for name in mmgt nbd tnbd tnbd_covering; do HOUSE_SAMPLE=$(abspath $(DEMO))/sample \
+	  anemoi-training train --config-name=$${name}_sample training.max_steps=$(STEPS) || exit 1; done
+	for run in $(DEMO)/compare/outputs/checkpoint/*; do \
+	  anemoi-house forecast $$run --dates 2020-01-26T00/2020-01-28T12/12h --lead-time 48h || exit 1; done
+	anemoi-house report $(DEMO)/compare/outputs -o $(DEMO)/compare/report
+	@echo "The report: $(DEMO)/compare/report/index.html"
+
 published: environment ## the published graphs and models, one JSON line each
 	@$(BIN)/anemoi-house sample $(DEMO)/published --grid published --dates 4 >&2
 	@$(BIN)/python -I benchmarks/published.py $(DEMO)/published
 
-benchmark: environment ## graph builders, datasets and tracking beside stock, as JSON in benchmarks/results
+benchmark: environment ## graph builders, datasets and tracking beside stock, and the report, as JSON in benchmarks/results
 	for grid in tiny published production; do \
 	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
 	$(BIN)/python benchmarks/datasets.py --json benchmarks/results/datasets.json
 	$(BIN)/python benchmarks/tracking.py --json benchmarks/results/tracking.json
+	$(BIN)/python benchmarks/report.py --json benchmarks/results/report.json
 
 docs: environment ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

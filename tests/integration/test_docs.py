@@ -33,8 +33,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in (
-    "index", "start", "datasets", "experiments", "graphs", "training", "explain", "slurm", "tracking", "extending",
-    "plugin", "reference",
+    "index", "start", "datasets", "experiments", "graphs", "training", "forecasts", "report", "explain", "slurm",
+    "tracking", "extending", "plugin", "reference",
 ))]  # fmt: skip
 NOT_RUN = ("text", "{toctree}", "{eval-rst}")  # output of commands, and what Sphinx runs
 FENCE = re.compile(r"^(`{3,})(\S*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
@@ -197,7 +197,7 @@ class Workshop:
 
     def _inference(self, arguments: list[str]) -> None:
         """Run by other tests; here, the config that the page shows must be one, of this package's checkpoint."""
-        command, config = arguments
+        command, config = arguments[0], arguments[1].replace(RUN_ID, self._run_id())
         assert command == "run"
         assert Path(yaml.safe_load(Path(config).read_text())["checkpoint"].replace(RUN_ID, self._run_id())).is_file()
 

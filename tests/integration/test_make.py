@@ -43,9 +43,9 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("demo")
 
 
-def make(target: str, folder: Path) -> str:
+def make(target: str, folder: Path, *more: str) -> str:
     done = subprocess.run(
-        ["make", "--no-print-directory", target, f"VENV={sys.prefix}", f"DEMO={folder}"],
+        ["make", "--no-print-directory", target, f"VENV={sys.prefix}", f"DEMO={folder}", *more],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -72,6 +72,32 @@ def test_demo_beats_persistence_on_all_four_fields(folder):
     assert (run["name"], run["status"]) == ("tnbd_sample", "FINISHED")
     assert {"train/loss", "val/loss", "val/mse_inner_ring/t_850.step1"} <= {key for key, *_ in run["metrics"]}
     assert {"config.yaml", "graph.png", "terminal_log.txt"} <= run["artifacts"].keys()
+
+
+def test_compare_shows_the_four_experiments_on_one_page(folder):
+    make("compare", folder, "STEPS=10")
+    report = folder / "compare" / "report"
+    found = json.loads((report / "report.json").read_text())
+    names = ["mmgt_sample", "nbd_sample", "tnbd_sample", "tnbd_covering_sample"]
+    assert [run["experiment"] for run in found["runs"]] == names
+    assert [variable["name"] for variable in found["variables"]] == ["gh_500", "t_850", "u_850", "v_850"]
+    assert (len(found["dates"]), found["leads_h"], found["faults"], found["notes"]) == (6, [*range(0, 49, 6)], [], [])
+    for run in found["runs"]:
+        assert run["lacks"] == []
+        assert run["losses"]
+        assert {f"{ring}_ring/t_850" for ring in ("inner", "outer")} <= run["rings"].keys()
+        # What the page says of the rings in forecasts of 6 h beside what the stock trainer said of them in validation:
+        # other dates, the same order of magnitude.
+        forecast = [row for row in run["scores"]["t_850"]["rmse_inner_ring"][1] if row is not None]
+        assert 0.3 < (sum(forecast) / len(forecast)) / run["rings"]["inner_ring/t_850"][-1][1] ** 0.5 < 3
+    isolated = [run["coverage"]["isolated"] for run in found["runs"]]
+    assert [zones["rim"] for zones in isolated][1:] == [0, 0, 0]
+    assert isolated[0]["rim"] > 0
+    assert isolated[3]["all"] == 0
+    page = (report / "index.html").read_text()
+    assert found["summary"]["verdict"]["headline"] in page
+    assert all(name in page for name in names)
+    assert page.count("<img ") == len(list((report / "figures").glob("*.png"))) > 80
 
 
 def test_published_numbers(folder):
