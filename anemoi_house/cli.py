@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_missing(commands)
     _add_graph(commands)
     _add_skill(commands)
+    _add_forecast(commands)
     _add_sync(commands)
     _add_runs(commands)
     _add_slurm2ddp(commands)
@@ -208,10 +209,65 @@ def _add_skill(commands: argparse._SubParsersAction) -> None:
 
 
 def _skill(arguments: argparse.Namespace) -> None:
-    from anemoi_house.report.skill import as_text, find_run, losses, skill
+    from anemoi_house.report.skill import as_text, losses, skill
+    from anemoi_house.trained import find_run
 
     run = find_run(arguments.run_folder)
     print(as_text(run, skill(run), losses(run)))
+
+
+def _add_forecast(commands: argparse._SubParsersAction) -> None:
+    text = (
+        "Make forecasts of a finished run with the stock anemoi-inference: a NetCDF file and its config for each date."
+    )
+    more = " Those that are there already are kept."
+    parser = commands.add_parser("forecast", help=text, description=text + more)
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        nargs="?",
+        default=Path("outputs"),
+        metavar="RUN",
+        help="checkpoint folder of a run, an inference checkpoint, or a folder above several runs: then the latest "
+        "(default: outputs)",
+    )
+    parser.add_argument(
+        "--dates",
+        nargs="+",
+        required=True,
+        metavar="DATE",
+        help="where they start: 2020-01-27T00, or START/END/STEP such as 2020-01-26T12/2020-01-28T00/12h",
+    )
+    parser.add_argument("--lead-time", required=True, metavar="T", help="how far they go: 72h or 3d")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: OUTPUTS/forecast/RUN_ID")
+    parser.add_argument(
+        "--variables",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what to write, or 'all' (default: what the plots and metrics of the run look at)",
+    )
+    parser.add_argument("--lam", type=Path, metavar="PATH", help="limited-area dataset, where it is elsewhere now")
+    parser.add_argument("--global", type=Path, dest="globe", metavar="PATH", help="global dataset, likewise")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: the stock runner's choice)")
+    parser.add_argument("--config-only", action="store_true", help="write the configs for anemoi-inference run alone")
+    parser.set_defaults(run=_forecast)
+
+
+def _forecast(arguments: argparse.Namespace) -> None:
+    from anemoi_house.forecast.request import parse_dates, parse_hours
+    from anemoi_house.forecast.run import check_runner, run, write_configs
+    from anemoi_house.forecast.write import plan
+    from anemoi_house.trained import find_run
+
+    dates, lead_h = parse_dates(arguments.dates), parse_hours(arguments.lead_time)
+    if not arguments.config_only:
+        check_runner(arguments.device)
+    options = {key: getattr(arguments, key) for key in ("output", "variables", "lam", "globe", "device")}
+    asked = plan(find_run(arguments.run_folder), dates, lead_h, **options)
+    for line in asked.told:
+        print(f"anemoi-house forecast: {line}", file=sys.stderr)
+    print(*(write_configs if arguments.config_only else run)(asked), sep="\n")
 
 
 def _add_sync(commands: argparse._SubParsersAction) -> None:

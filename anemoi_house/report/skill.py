@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.spool import FOLDER, Spool
+from anemoi_house.trained import Run
 
 VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
 """What the published experiments are judged by in validation."""
@@ -39,47 +37,6 @@ class Skill:
     def ratio(self) -> float:
         """Model over persistence: below 1 where the model is better."""
         return self.model / self.persistence
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its inference checkpoint and what that says about the training."""
-
-    checkpoint: Path
-    metadata: dict[str, Any]
-
-    @property
-    def run_id(self) -> str:
-        """Id of the run, which names its folder."""
-        return self.metadata["run_id"]
-
-    @property
-    def spool(self) -> Spool:
-        """What the run has said, also where the outputs were moved since."""
-        output = self.metadata["config"]["system"]["output"]
-        folder, root = Path(output["logs"]["mlflow"]), output["root"]
-        if folder.is_relative_to(root):
-            folder = self.checkpoint.parents[2] / folder.relative_to(root)
-        return Spool(folder / FOLDER / self.run_id)
-
-
-def find_run(path: Path) -> Run:
-    """Run of a checkpoint folder or, where several runs lie below `path`, the latest of them.
-
-    Raises
-    ------
-    HouseError
-        Where there is no finished run.
-    """
-    from anemoi.utils.checkpoints import load_metadata
-
-    found = sorted(path.rglob("inference-last.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise HouseError(
-            f"{path}: no inference-last.ckpt lies below it. Give the folder of a finished run, such as "
-            "outputs/checkpoint/RUN_ID, or one that holds such folders."
-        )
-    return Run(found[-1], load_metadata(str(found[-1])))
 
 
 def skill(run: Run, variables: tuple[str, ...] = VARIABLES) -> list[Skill]:

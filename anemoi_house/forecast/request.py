@@ -1,0 +1,96 @@
+"""What a user asks for: starting dates and a lead time, from texts.
+
+numpy alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from anemoi_house.errors import HouseError
+
+MOST_DATES = 10_000
+"""More starting dates than anybody forecasts from: a slip in a range."""
+
+_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T(\d{2})(?::00(?::00)?)?Z?)?", re.ASCII)
+_DURATION = re.compile(r"(\d{1,6})([hd]?)", re.ASCII)
+_HOURS = {"h": 1, "d": 24}
+
+
+def parse_dates(texts: Sequence[str], key: str = "--dates") -> list[np.datetime64]:
+    """Starting dates, in order.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Each a date, `2020-01-27T00` (or `2020-01-27`, which is its T00), or a range with both ends in it,
+        `START/END/STEP`, such as `2020-01-26T12/2020-01-28T00/12h`.
+    key : str
+        Name of the setting, for the message.
+
+    Returns
+    -------
+    list of datetime64[h]
+
+    Raises
+    ------
+    HouseError
+        Where a text is neither, a range is empty or longer than `MOST_DATES`, or a date is given twice.
+    """
+    dates = [date for text in texts for date in (_range(text, key) if "/" in text else [_date(text, key)])]
+    if not dates:
+        raise HouseError(f"{key}: give one date or more, such as 2020-01-27T00")
+    if len(dates) > MOST_DATES:
+        raise HouseError(f"{key}: {len(dates):,} dates; at most {MOST_DATES:,} can be asked for at once")
+    if twice := sorted(date for date, times in Counter(dates).items() if times > 1):
+        raise HouseError(f"{key}: {', '.join(map(str, twice[:5]))} is given twice. Name each date once.")
+    return sorted(dates)
+
+
+def parse_hours(text: str, key: str = "--lead-time") -> int:
+    """Hours of a duration such as `24h` or `3d`.
+
+    Raises
+    ------
+    HouseError
+        Where it is none, has no unit, or is 0.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if not found:
+        raise HouseError(f"{key}: '{text}' is no duration. Give hours or days, such as 24h or 3d.")
+    number, unit = found.groups()
+    if not unit:
+        raise HouseError(f"{key}: '{text}' has no unit; is it {text.strip()}h or {text.strip()}d?")
+    if int(number) == 0:
+        raise HouseError(f"{key}: '{text}' must be more than 0. Give hours or days, such as 24h or 3d.")
+    return int(number) * _HOURS[unit]
+
+
+def _range(text: str, key: str) -> list[np.datetime64]:
+    parts = text.split("/")
+    if len(parts) != 3:
+        raise HouseError(f"{key}: '{text}' is no range. Give START/END/STEP, such as 2020-01-26T12/2020-01-28T00/12h.")
+    start, end = (_date(part, key) for part in parts[:2])
+    step = parse_hours(parts[2], key)
+    if end < start:
+        raise HouseError(f"{key}: '{text}' ends before it starts. Give START/END/STEP.")
+    count = int((end - start) // np.timedelta64(step, "h")) + 1
+    if count > MOST_DATES:
+        raise HouseError(f"{key}: '{text}' holds {count:,} dates; at most {MOST_DATES:,} can be asked for at once")
+    return [start + np.timedelta64(step * index, "h") for index in range(count)]
+
+
+def _date(text: str, key: str) -> np.datetime64:
+    found = _DATE.fullmatch(text.strip())
+    way_out = "Give it as 2020-01-27T00, in UTC and on the hour."
+    if not found:
+        raise HouseError(f"{key}: '{text}' is no date. {way_out}")
+    day, hour = found.groups()
+    try:
+        return np.datetime64(f"{day}T{hour or '00'}", "h")
+    except ValueError:
+        raise HouseError(f"{key}: '{text}' is no date of the calendar. {way_out}") from None

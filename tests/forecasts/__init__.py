@@ -1,0 +1,1 @@
+"""Forecasts for tests, without a model."""
