@@ -12,10 +12,12 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
+from anemoi.graphs.schemas.normalise import ImplementedNormalisationSchema
 from anemoi.training.schemas.diagnostics import MlflowSchema
 from anemoi.utils.schemas import BaseModel
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
+from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS
 from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import check_range, parse_neighbours
@@ -81,6 +83,24 @@ class CoveringKNNEdgesSchema(NearestNeighboursModel):
     """Settings of `anemoi_house.graphs.CoveringKNNEdges`."""
 
     target_: Literal["anemoi_house.graphs.CoveringKNNEdges"] = Field(..., alias="_target_")
+
+
+class BoundaryRingSchema(HouseModel):
+    """Settings of `anemoi_house.graphs.BoundaryRing`."""
+
+    target_: Literal["anemoi_house.graphs.BoundaryRing"] = Field(..., alias="_target_")
+    region: Literal[REGIONS]  # type: ignore[valid-type]
+    "Region whose nodes have weights."
+    inner_km: PositiveFloat = INNER_KM
+    "Width of the ring inside of the LAM's edge."
+    outer_km: PositiveFloat = OUTER_KM
+    "Width of the ring outside of it."
+    lam_mask_attr_name: str = "cutout_mask"
+    "Node attribute that marks the LAM."
+    weight_attr_name: str | None = "area_weight"
+    "Node attribute that holds the weights; without one all nodes of the region weigh alike."
+    norm: ImplementedNormalisationSchema | None = None
+    "Normalisation of the weights."
 
 
 class GraphRecordSchema(HouseModel):
@@ -151,11 +171,12 @@ class AzureMLflowLoggerSchema(SpooledMLflowLoggerSchema):
 @cache
 def register() -> None:
     """Let anemoi-training's validation accept our classes; once a process."""
-    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema
+    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
     from anemoi.training.schemas.diagnostics import LoggingSchema
     from anemoi.training.schemas.training import SingleTrainingSchema
 
     accept(
+        (NodeSchema, "attributes", BoundaryRingSchema),
         (EdgeSchema, "edge_builders", BoundaryAwareKNNEdgesSchema, CoveringKNNEdgesSchema),
         (BaseGraphSchema, "post_processors", GraphRecordSchema),
         (SingleTrainingSchema, "scalers", AreaReweightedScalerSchema),
@@ -201,8 +222,9 @@ def widened(annotation: Any, members: tuple[type, ...]) -> Any:
         return list[widened(arguments[0], members)]  # type: ignore[misc]
     if origin is dict:
         return dict[arguments[0], widened(arguments[1], members)]  # type: ignore[valid-type, misc]
-    if any(get_origin(argument) is dict for argument in arguments):  # a DatasetDict: with or without `datasets`
-        return Union[tuple(widened(argument, members) for argument in arguments)]  # noqa: UP007
+    if any(get_origin(argument) is dict for argument in arguments):  # dicts of several forms, or none at all
+        parts = (widened(one, members) if get_origin(one) is dict else one for one in arguments)
+        return Union[tuple(parts)]  # noqa: UP007
     return Union[(*arguments, *members)]
 
 

@@ -1,7 +1,7 @@
 """Graph builders that know where the nested boundary is.
 
-`coverage` is the mathematics (arrays in, arrays out); `edges` and `record` are thin anemoi-graphs classes
-over it, and are imported when they are first asked for: torch comes with them.
+`coverage`, and `boundary.regions`, are the mathematics (arrays in, arrays out); `attributes`, `edges` and `record`
+are thin anemoi-graphs classes over it, and are imported when they are first asked for: torch comes with them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 _HOMES = {
     "BoundaryAwareKNNEdges": "edges",
+    "BoundaryRing": "attributes",
     "CoveringKNNEdges": "edges",
     "GraphRecord": "record",
 }

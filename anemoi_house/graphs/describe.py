@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch_geometric.data import HeteroData
+from torch_geometric.data.storage import NodeStorage
 
+from anemoi_house.boundary.regions import REGIONS
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import ZONES, DataNodes, reached_nodes
 
@@ -93,7 +95,8 @@ def describe(
         `nodes` by name, with those in the LAM; `edges` by kind; `encoder_neighbours`, the data nodes
         that every hidden node is reached by at least; `isolated`, the isolated data nodes in all and by
         zone; `boundary_width_km`, the width that the rim is counted by; `lam_shape`, rows and columns of
-        the (trimmed) LAM where the graph was made with `GraphRecord`.
+        the (trimmed) LAM where the graph was made with `GraphRecord`; `area_share`, each region's part of the whole
+        area, where the data nodes have the regions' weights by `BoundaryRing`.
     """
     nodes = data_nodes(graph, boundary_width_km, data_name, lam_mask_attr_name)
     encoder = _encoder_edges(graph, data_name, hidden_name)[1]
@@ -108,7 +111,17 @@ def describe(
         "boundary_width_km": boundary_width_km,
         "isolated": {"all": len(isolated), **nodes.count(isolated)},
         "lam_shape": record.get("lam_shape"),
+        "area_share": _area_share(graph[data_name]),
     }
+
+
+def _area_share(nodes: NodeStorage) -> dict[str, float] | None:
+    """Each region's part of the whole area; None where the nodes have no weights of regions."""
+    names = {region: f"region_{region}" for region in REGIONS}
+    if any(name not in nodes for name in names.values()):
+        return None
+    areas = {region: float(nodes[name].sum(dtype=torch.float64)) for region, name in names.items()}
+    return {region: area / sum(areas.values()) for region, area in areas.items()}
 
 
 def as_text(description: dict[str, Any]) -> str:
@@ -130,4 +143,7 @@ def as_text(description: dict[str, Any]) -> str:
         "elsewhere": "elsewhere",
     }
     lines += [f"  {names[zone]:<20}{isolated[zone]:>12,}" for zone in ZONES]
+    if shares := description["area_share"]:
+        lines += ["share of the area"]
+        lines += [f"  {region.replace('_', ' '):<20}{share:>12.2%}" for region, share in shares.items()]
     return "\n".join(lines)

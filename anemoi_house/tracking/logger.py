@@ -69,7 +69,7 @@ def metric_name(name: str) -> str:
     """Name under which a metric of anemoi-training is recorded.
 
     Dashboards group names by their part before the last slash: `train/loss`, `val/loss`,
-    `val/mse_inside_lam/t_850.step1` (the number counts the steps ahead). Names of other kinds stay.
+    `val/mse_inner_ring/t_850.step1` (the number counts the steps ahead). Names of other kinds stay.
     """
     for pattern, instead in _NAMES:
         if pattern.match(name):

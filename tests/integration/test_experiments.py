@@ -10,10 +10,13 @@ import zipfile
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from anemoi_house.boundary.regions import REGIONS
 from anemoi_house.graphs.describe import load_graph
+from anemoi_house.tracking.spool import find_spools
 
 STEPS = 12
 
@@ -41,7 +44,12 @@ def trained(installed, folder):
         if experiment not in runs:
             before = set(folder.glob("outputs/checkpoint/*"))
             log = installed.check(
-                "anemoi-training", "train", f"--config-name={experiment}", f"training.max_steps={STEPS}", cwd=folder
+                "anemoi-training",
+                "train",
+                f"--config-name={experiment}",
+                f"training.max_steps={STEPS}",
+                "dataloader.limit_batches.validation=4",
+                cwd=folder,
             )
             (run,) = set(folder.glob("outputs/checkpoint/*")) - before
             runs[experiment] = run, log
@@ -87,6 +95,28 @@ def test_trains(experiment, trained, folder):
         assert store.execute("select name from runs where run_uuid = ?", (there,)).fetchone() == (experiment,)
         rows = store.execute("select value from metrics where key like 'train/%' and run_uuid = ?", (there,))
         assert rows.fetchone()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_metrics_of_the_regions_add_up_to_the_whole(experiment, trained, folder):
+    """In the tracker's record, by the areas of the graph and half of the weight on the LAM."""
+    run, log = trained(experiment)
+    (spool,) = (spool for spool in find_spools(folder / "outputs") if spool.run_id == run.name)
+    metrics = spool.summary().metrics
+    nodes = load_graph(folder / "outputs" / "graphs" / f"{experiment}.pt")["data"]
+    area = nodes["area_weight"].double().squeeze().numpy()
+    in_lam = nodes["cutout_mask"].squeeze().numpy()
+    codes = np.stack([nodes[f"region_{region}"].squeeze().numpy() for region in REGIONS]).argmax(axis=0)
+    assert np.array_equal(in_lam, codes < 2)
+    weights = np.where(in_lam, area / area[in_lam].sum(), area / area[~in_lam].sum()) / 2
+    shares = np.bincount(codes, weights)
+    for variable in ("gh_500", "t_850", "u_850", "v_850", "all"):
+        regions = [metrics[f"val/mse_{region}/{variable}.step1"] for region in REGIONS]
+        assert len(set(regions)) == len(REGIONS)
+        assert metrics[f"val/mse/{variable}.step1"] == pytest.approx(np.dot(shares, regions), rel=1e-5)
+    assert len([name for name in metrics if name.startswith("val/mse")]) == 100
+    (printed,) = re.findall(r"share of the area\n +lam +([\d.]+)%", log)
+    assert float(printed) == pytest.approx(100 * area[codes == 0].sum() / area.sum(), abs=0.01)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

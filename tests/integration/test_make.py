@@ -70,7 +70,7 @@ def test_demo_beats_persistence_on_all_four_fields(folder):
     (run_id,) = find_runs(store, experiment="nested")
     run = read_run(store, run_id)
     assert (run["name"], run["status"]) == ("tnbd_sample", "FINISHED")
-    assert {"train/loss", "val/loss", "val/mse_inside_lam/t_850.step1"} <= {key for key, *_ in run["metrics"]}
+    assert {"train/loss", "val/loss", "val/mse_inner_ring/t_850.step1"} <= {key for key, *_ in run["metrics"]}
     assert {"config.yaml", "graph.png", "terminal_log.txt"} <= run["artifacts"].keys()
 
 

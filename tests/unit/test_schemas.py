@@ -33,6 +33,7 @@ OURS = {
         {"_target_": "anemoi_house.graphs.BoundaryAwareKNNEdges", "num_nearest_neighbours": "auto", "floor": 12},
         {"_target_": "anemoi_house.graphs.CoveringKNNEdges", "num_nearest_neighbours": 12},
     ],
+    "attributes": [{"_target_": "anemoi_house.graphs.BoundaryRing", "region": "inner_ring", "inner_km": 225}],
     "post_processors": [{"_target_": "anemoi_house.graphs.GraphRecord", "boundary_width_km": 1000}],
     "scalers": [
         {
@@ -67,6 +68,10 @@ STOCK: dict[str, list[dict[str, Any]]] = {
         {"_target_": "anemoi.graphs.edges.MultiScaleEdges", "x_hops": 1, "scale_resolutions": 5},
         {"_target_": "anemoi.graphs.edges.CutOffEdges", "cutoff_factor": 0.6},
     ],
+    "attributes": [
+        {"_target_": "anemoi.graphs.nodes.attributes.CutOutMask"},
+        {"_target_": "anemoi.graphs.nodes.attributes.SphericalAreaWeights", "norm": "unit-max", "fill_value": 0},
+    ],
     "post_processors": [
         {"_target_": "anemoi.graphs.processors.RemoveSelfEdges", "source_name": "a", "target_name": "b"}
     ],
@@ -87,11 +92,12 @@ STOCK: dict[str, list[dict[str, Any]]] = {
 
 def owner(kind: str) -> tuple[type[BaseModel], str, Any]:
     """Model and field of the stock validation that takes a kind of settings, and how the field wraps one."""
-    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema
+    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
     from anemoi.training.schemas.diagnostics import LoggingSchema
     from anemoi.training.schemas.training import SingleTrainingSchema
 
     return {
+        "attributes": (NodeSchema, "attributes", lambda one: {"region": one}),
         "edges": (EdgeSchema, "edge_builders", lambda one: [one]),
         "post_processors": (BaseGraphSchema, "post_processors", lambda one: [one]),
         "scalers": (SingleTrainingSchema, "scalers", lambda one: {"datasets": {"data": {"node_weights": one}}}),
@@ -147,6 +153,7 @@ def test_mistyped_keys_of_stock_ones_are_still_refused(kind: str, settings: dict
         ("edges", 0, "num_nearest_neighbors", "num_nearest_neighbours"),
         ("edges", 0, "boundary_width", "boundary_width_km"),
         ("edges", 1, "source_mask_attr", "source_mask_attr_name"),
+        ("attributes", 0, "inner_width_km", "inner_km"),
         ("post_processors", 0, "boundary_with_km", "boundary_width_km"),
         ("scalers", 0, "weight_frac_total", "weight_frac_of_total"),
     ],
@@ -194,6 +201,29 @@ def test_bad_value_gets_one_message(change: dict[str, Any], message: str) -> Non
     name = "anemoi_house.graphs.BoundaryAwareKNNEdges"
     assert str(caught.value).startswith(f"{name}{message}" if message.startswith(":") else f"{name} {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"region": "rim"},
+            "region: 'rim' will not do: Input should be 'lam', 'inner_ring', 'outer_ring' or 'outside'",
+        ),
+        ({"inner_km": 0}, "inner_km: 0 will not do: Input should be greater than 0"),
+    ],
+)
+def test_a_mistake_about_a_ring_gets_one_message(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        validated("attributes", {**OURS["attributes"][0], **change})
+    assert str(caught.value) == f"anemoi_house.graphs.BoundaryRing: {message}."
+
+
+def test_nodes_may_still_go_without_attributes() -> None:
+    from anemoi.graphs.schemas.base_graph import NodeSchema
+
+    builder = {"_target_": "anemoi.graphs.nodes.AnemoiDatasetNodes", "dataset": "a.zarr"}
+    assert NodeSchema(node_builder=builder, attributes=None).attributes is None
 
 
 def test_missing_key_gets_one_message() -> None:

@@ -68,7 +68,7 @@ def close(logger):
         ("val_multi_dataset_loss_step", "val/loss_step"),
         ("val_multi_dataset_loss_epoch", "val/loss"),
         ("val_data_mse_metric/data/t_850/1_epoch", "val/mse/t_850.step1"),
-        ("val_data_mse_inside_lam_metric/data/sfc_2t/2", "val/mse_inside_lam/sfc_2t.step2"),
+        ("val_data_mse_inner_ring_metric/data/sfc_2t/2", "val/mse_inner_ring/sfc_2t.step2"),
         ("val_data_mse_metric/data/sfc_2t_epoch", "val/mse/sfc_2t"),
         ("lr-AdamW", "learning_rate"),
         ("system/cpu_utilization_percentage", "system/cpu_utilization_percentage"),

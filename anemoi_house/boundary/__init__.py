@@ -1,0 +1,1 @@
+"""What the boundary of the LAM does to a forecast: arrays in, arrays out, numpy and scipy alone."""

@@ -1,0 +1,98 @@
+"""Attributes of the data nodes that know where the nested boundary is: thin anemoi-graphs classes over `boundary`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from anemoi.graphs.nodes.attributes.base_attributes import BaseNodeAttribute
+from torch_geometric.data.storage import NodeStorage
+
+from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, regions
+from anemoi_house.command_errors import CommandError
+from anemoi_house.errors import HouseError
+from anemoi_house.geometry import signed_distance_km, to_cartesian
+
+
+class BoundaryRing(BaseNodeAttribute):
+    """Weights of the nodes of one region by distance from the LAM's edge, and 0 elsewhere.
+
+    The regions are `lam` (its interior), `inner_ring`, `outer_ring` and `outside`; together they are all nodes. With
+    the stock `GraphNodeAttributeScaler` and the norm `unit-sum` a loss or metric becomes the mean over a region.
+
+    Parameters
+    ----------
+    region : str
+        One of the four.
+    inner_km, outer_km : float
+        Widths of the rings inside and outside of the edge.
+    lam_mask_attr_name : str
+        Attribute of the nodes that is true in the LAM.
+    weight_attr_name : str, optional
+        Attribute of the nodes that holds their weights, such as areas; None weighs all alike. Both attributes have to
+        stand before this one in the config.
+    norm : str, optional
+        As in stock attributes.
+    """
+
+    def __init__(
+        self,
+        region: str,
+        inner_km: float = INNER_KM,
+        outer_km: float = OUTER_KM,
+        lam_mask_attr_name: str = "cutout_mask",
+        weight_attr_name: str | None = "area_weight",
+        norm: str | None = None,
+    ) -> None:
+        super().__init__(norm=norm)
+        if region not in REGIONS:
+            raise CommandError(f"region: {region!r} is none of {', '.join(REGIONS)}.")
+        self.region = region
+        self.inner_km = inner_km
+        self.outer_km = outer_km
+        self.lam_mask_attr_name = lam_mask_attr_name
+        self.weight_attr_name = weight_attr_name
+
+    def get_raw_values(self, nodes: NodeStorage, **kwargs: Any) -> torch.Tensor:
+        """Weights of the region's nodes.
+
+        Returns
+        -------
+        torch.Tensor, shape (nodes, 1)
+
+        Raises
+        ------
+        CommandError
+            Where an attribute is missing, the LAM has no edge, or one of the four regions holds no node.
+        """
+        in_region = self._codes(nodes) == REGIONS.index(self.region)
+        if self.weight_attr_name is None:
+            return in_region[:, None]
+        return torch.where(in_region, self._attribute(nodes, "weight_attr_name").squeeze(), 0.0)[:, None]
+
+    def _codes(self, nodes: NodeStorage) -> torch.Tensor:
+        """Code of each node's region: searched for once, then taken from the nodes.
+
+        What begins with an underscore is not saved with the graph.
+        """
+        key = f"_regions_{self.lam_mask_attr_name}_{self.inner_km:g}_{self.outer_km:g}"
+        if key not in nodes:
+            in_lam = self._attribute(nodes, "lam_mask_attr_name").squeeze().bool().cpu().numpy()
+            points = to_cartesian(*np.rad2deg(nodes.x.cpu().numpy().astype(np.float64)).T)
+            try:
+                distance = signed_distance_km(points, in_lam, max(self.inner_km, self.outer_km))
+                codes = regions(distance, self.inner_km, self.outer_km)
+            except HouseError as mistake:
+                raise CommandError(f"BoundaryRing: {mistake}") from None
+            nodes[key] = torch.from_numpy(codes).to(nodes.x.device)
+        return nodes[key]
+
+    def _attribute(self, nodes: NodeStorage, setting: str) -> torch.Tensor:
+        name = getattr(self, setting)
+        if name not in nodes:
+            raise CommandError(
+                f"BoundaryRing: {setting}: the nodes have no attribute '{name}'. Add it to their attributes, before "
+                "this one, or name another."
+            )
+        return nodes[name]
