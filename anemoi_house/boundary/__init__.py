@@ -1,1 +1,1 @@
-"""What the boundary of the LAM does to a forecast: arrays in, arrays out, numpy and scipy alone."""
+"""The boundary of the limited area: regions around it, and what fields do there. Arrays in, arrays out."""

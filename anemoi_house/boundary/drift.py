@@ -1,0 +1,68 @@
+"""Drift of the mean over the LAM with lead time. Arrays in, arrays out: numpy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from anemoi_house.boundary.index import require_finite
+from anemoi_house.errors import HouseError
+from anemoi_house.geometry import Bools, Floats
+
+
+def lam_mean(field: ArrayLike, in_lam: Bools, areas: ArrayLike) -> Floats:
+    """Area-weighted mean over the nodes of the LAM.
+
+    Parameters
+    ----------
+    field : array_like, shape (..., nodes)
+    in_lam : ndarray of bool, shape (nodes,)
+    areas : array_like, shape (nodes,)
+        Weights.
+
+    Raises
+    ------
+    HouseError
+        For values that are not finite.
+    """
+    field = np.asarray(field)
+    require_finite(field)
+    weights = np.where(in_lam, np.asarray(areas, dtype=np.float64), 0)
+    weights /= weights.sum()
+    flat = field.reshape(-1, field.shape[-1])
+    means = [each.astype(np.float64) @ weights for each in flat]  # in turn: the copies stay in the cache
+    return np.array(means).reshape(field.shape[:-1])
+
+
+def lam_drift(forecast: ArrayLike, in_lam: Bools, areas: ArrayLike, verification: ArrayLike | None = None) -> Floats:
+    """How far the mean over the LAM has drifted, by lead time.
+
+    Parameters
+    ----------
+    forecast : array_like, shape (..., leads, nodes)
+    in_lam : ndarray of bool, shape (nodes,)
+    areas : array_like, shape (nodes,)
+        Weights.
+    verification : array_like, shape (..., leads, nodes), optional
+        Analyses at the same times.
+
+    Returns
+    -------
+    ndarray, shape (..., leads)
+        Mean of the forecast minus that of the verification. Without verification, minus that of the first lead time
+        given, so that the day's own course is in it.
+
+    Raises
+    ------
+    HouseError
+        For values that are not finite, or a verification of another shape.
+    """
+    mean = lam_mean(forecast, in_lam, areas)
+    if verification is None:
+        return mean - mean[..., :1]
+    if np.shape(verification) != np.shape(forecast):
+        raise HouseError(
+            f"the verification of shape {np.shape(verification)} does not belong to the forecast of shape "
+            f"{np.shape(forecast)}: give both at the same lead times and nodes."
+        )
+    return mean - lam_mean(verification, in_lam, areas)
