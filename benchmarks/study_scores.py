@@ -21,17 +21,18 @@ VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
 """Those that the published experiments are judged by in validation."""
 
 PLACES = {
-    "lam": "in the LAM, more than 475 km from HRRR's edge: the same nodes in every experiment",
-    "lam_edge": "in the LAM, 235 to 475 km from HRRR's edge: just inside the edge of a LAM trimmed by 225 km",
-    "strip": "within 235 km inside HRRR's edge: nodes 60 km apart untrimmed, global ones in a trimmed run",
+    "lam": "in the LAM, more than 455 km from HRRR's edge: the same nodes in every experiment",
+    "lam_edge": "225 to 455 km inside HRRR's edge: just inside that of a LAM trimmed by 225 km",
+    "strip": "within 225 km inside HRRR's edge: nodes 60 km apart untrimmed, global ones in a trimmed run",
     "rim": "outside HRRR's domain, within 1000 km of it: the same nodes in every experiment",
     "globe": "farther away, equatorward of 60 degrees",
     "poles": "farther away, poleward of 60 degrees",
     "isolated_rim": "the nodes of the rim that mmgt isolates",
     "isolated_poles": "the nodes of the poles that mmgt isolates",
 }
-STRIP_KM, LAM_KM, RIM_KM = 235.0, 475.0, 1000.0
-"""Distances from HRRR's edge: 4 cells of 60 km, 8 cells, and what the published experiments call the boundary zone."""
+STRIP_KM, LAM_KM, RIM_KM = 225.0, 455.0, 1000.0
+"""Distances from HRRR's edge: the outer 4 and 8 rows of its cells lie within the first two (60 km on the map are 57 to
+60 km on the ground); the third is what the published experiments call the boundary zone."""
 
 PROFILE_KM = np.arange(-1440.0, 2401.0, 240.0)
 """Bins of distance from HRRR's edge."""
@@ -90,12 +91,13 @@ def places_of(nodes: Nodes, untrimmed: Nodes, grid: LambertGrid) -> tuple[dict[s
     inside = nodes.in_lam | _within(nodes.points, grid)
     distance = distance_to_km(nodes.points, edge)
     signed = np.where(inside, -distance, distance)
+    deep = nodes.in_lam & (signed <= -LAM_KM)
     near = (signed > 0) & (signed <= RIM_KM)
     polar = (signed > RIM_KM) & (np.abs(nodes.points[:, 2]) > np.sin(np.deg2rad(60)))
     isolated = _same(nodes.points, untrimmed.points[untrimmed.isolated])
     return {
-        "lam": signed <= -LAM_KM,
-        "lam_edge": (signed > -LAM_KM) & (signed <= -STRIP_KM),
+        "lam": deep,
+        "lam_edge": (signed <= -STRIP_KM) & ~deep,
         "strip": (signed > -STRIP_KM) & (signed <= 0),
         "rim": near,
         "globe": (signed > RIM_KM) & ~polar,
@@ -119,7 +121,7 @@ def scores_of(run: Path, nodes: Nodes, places: Mapping[str, Bools], signed_km: F
     areas = cell_areas_km2(nodes.points)
     band = Band.along_edge(nodes.points, nodes.in_lam, areas)
     verification = Verification(forecasts, VARIABLES)
-    bins = np.digitize(signed_km, PROFILE_KM) - 1
+    bins = np.digitize(signed_km, PROFILE_KM, right=True) - 1
     scores: dict[str, Any] = {
         "run_id": forecasts[0].run_id,
         "dates": [str(forecast.date) for forecast in forecasts],
