@@ -53,16 +53,16 @@ def difference(ours: ArrayLike, theirs: ArrayLike, units: ArrayLike = 1.0) -> Di
 
     Two sources of chance are told apart. *Dates*: they are drawn with replacement, the same ones for both experiments
     and all seeds (a paired bootstrap), and the difference is taken anew each time; its standard deviation, times
-    sqrt(n / (n - 1)) for n dates, is the standard error. *Seeds*: the score of each seed over all dates; the standard
-    error is that of the difference of two means of independent samples that may differ in variance (Welch), for seed 1
-    of one experiment has nothing in common with seed 1 of another, whose graph it does not share. The two variances are
-    added, and the interval is Student's with the degrees of freedom of Satterthwaite's approximation. A bootstrap over
-    seeds would not do: with three of them it draws too narrow an interval.
+    sqrt(n / (n - 1)) for n dates, is the standard error. *Seeds*: the difference of each seed's two scores over all
+    dates; the standard error is that of their mean. Trainings of one seed see the same dates in the same order and
+    begin with the same weights, as far as their graphs are alike; where they have nothing in common, pairs cost
+    degrees of freedom and no more. The two variances are added, and the interval is Student's with the degrees of
+    freedom of Satterthwaite's approximation. A bootstrap over seeds would not do: of three, its interval is too narrow.
 
     Parameters
     ----------
     ours, theirs : array_like, shape (variables, seeds, dates)
-        (Signed) squares; the dates are the same in both. Scores are averaged over the variables at last.
+        (Signed) squares; seeds and dates are the same in both. Scores are averaged over the variables at last.
     units : array_like, shape (variables,)
         What the scores of each variable are counted in, so that they can be averaged.
 
@@ -82,17 +82,17 @@ def difference(ours: ArrayLike, theirs: ArrayLike, units: ArrayLike = 1.0) -> Di
 
     first, second = scores(one), scores(other)
     value = float(first.mean() - second.mean())
-    if dates < 2 or min(len(first), len(second)) < 2:
+    seeds = len(first)
+    if dates < 2 or seeds < 2:
         return Difference(value, -np.inf, np.inf, np.nan, np.nan)
 
     picks = np.random.default_rng(0).integers(dates, size=(RESAMPLES, dates))
-    drawn = scores(one[..., picks]).mean(axis=0) - scores(other[..., picks]).mean(axis=0)
+    drawn = (scores(one[..., picks]) - scores(other[..., picks])).mean(axis=0)
     of_dates = float(np.var(drawn)) * dates / (dates - 1)
-    of_seeds = [float(sample.var(ddof=1)) / len(sample) for sample in (first, second)]
-    parts = [(of_dates, dates - 1), (of_seeds[0], len(first) - 1), (of_seeds[1], len(second) - 1)]
-    variance = sum(part for part, _ in parts)
+    of_seeds = float((first - second).var(ddof=1)) / seeds
+    variance = of_dates + of_seeds
     if not variance:
         return Difference(value, value, value, 0.0, 0.0)
-    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    freedom = variance**2 / (of_dates**2 / (dates - 1) + of_seeds**2 / (seeds - 1))
     reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
-    return Difference(value, value - reach, value + reach, sum(of_seeds) ** 0.5, of_dates**0.5)
+    return Difference(value, value - reach, value + reach, of_seeds**0.5, of_dates**0.5)
