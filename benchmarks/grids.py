@@ -28,6 +28,7 @@ class NestedGrid:
 
 GRIDS = {
     "tiny": NestedGrid(HRRR_3KM.coarsened(40), 4.0, 0, 0, 3, 5, 88),
+    "study": NestedGrid(HRRR_3KM.coarsened(20), 180 / 42, 0, 0, 3, 6, 44),
     "published": NestedGrid(HRRR_15KM, 1.0, 0, 0, 5, 8),
     "production": NestedGrid(HRRR_3KM.coarsened(2), 0.25, 25, 1, 7, 10),
 }

@@ -77,6 +77,7 @@ class SampleGrid:
 
 GRIDS = {
     "tiny": SampleGrid(HRRR_3KM.coarsened(40), 4.0),
+    "study": SampleGrid(HRRR_3KM.coarsened(20), 180 / 42),
     "published": SampleGrid(HRRR_15KM, 1.0),
 }
 

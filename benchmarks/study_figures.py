@@ -1,0 +1,112 @@
+"""Figures of the study from its result: python benchmarks/study_figures.py RESULT.json -o FOLDER."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+# Of Okabe and Ito: told apart by colour-blind people; in black and white, lines and marks differ.
+STYLES = {
+    "mmgt": ("#000000", "-", "o"),
+    "nbd": ("#0072B2", "--", "s"),
+    "nbd_covering": ("#56B4E9", "--", "D"),
+    "tnbd": ("#D55E00", "-.", "^"),
+    "tnbd_covering": ("#E69F00", "-.", "v"),
+    "tnbd_wide": ("#009E73", ":", "P"),
+}
+LEADS_H = (24, 48)
+SHOWN = {
+    "rmse isolated_rim": "isolated by mmgt, rim",
+    "rmse isolated_poles": "isolated by mmgt, poles",
+    "rmse rim": "outside, within 1000 km",
+    "rmse strip": "trimmed strip (225 km)",
+    "rmse lam_edge": "LAM, 225 to 455 km inside",
+    "rmse lam": "LAM, farther inside",
+    "rmse globe": "globe, to 60 degrees",
+    "rmse poles": "poles",
+    "error jump": "jump of the error",
+    "error kink": "kink of the error",
+}
+CONTRASTS = ("nbd - mmgt", "nbd_covering - nbd", "tnbd - nbd", "tnbd_covering - tnbd", "tnbd_wide - tnbd")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("result", type=Path, metavar="RESULT.json")
+    parser.add_argument("-o", dest="folder", type=Path, required=True, metavar="FOLDER")
+    arguments = parser.parse_args()
+    result = json.loads(arguments.result.read_text())
+    for name, draw in (("study-distance.png", by_distance), ("study-differences.png", differences)):
+        figure = draw(result)
+        figure.savefig(arguments.folder / name, dpi=110)
+        print(arguments.folder / name)
+
+
+def by_distance(result: dict[str, Any]) -> plt.Figure:
+    """Error of each experiment over that of mmgt, by distance from HRRR's edge, the mean over variables."""
+    figure, panels = plt.subplots(1, len(LEADS_H), figsize=(9, 3.6), sharey=True, layout="constrained")
+    edges = np.array(result["profile_km"])
+    centres = (edges[1:] + edges[:-1]) / 2
+    for panel, lead in zip(panels, LEADS_H):
+        at = result["leads_h"].index(lead)
+        base = result["scores"]["mmgt"]
+        for name in result["experiments"]:
+            colour, line, mark = STYLES[name]
+            ratios = [
+                np.array(result["scores"][name][variable]["profile_rmse"][at]) / np.array(of["profile_rmse"][at])
+                for variable, of in base.items()
+            ]
+            panel.plot(
+                centres, np.mean(ratios, axis=0), color=colour, linestyle=line, marker=mark, markersize=4, label=name
+            )
+        panel.axvline(0, color="0.4", linewidth=0.8)
+        panel.axvspan(-225, 0, color="0.9", zorder=0)
+        panel.set(title=f"{lead} h", xlabel="km from HRRR's edge (inside < 0)")
+        panel.grid(color="0.9")
+    panels[0].set_ylabel("root-mean-square error\nover that of mmgt")
+    panels[-1].legend(fontsize=8, ncols=2)
+    return figure
+
+
+def differences(result: dict[str, Any]) -> plt.Figure:
+    """Differences with their intervals; filled where they are beyond noise."""
+    shown = [name for name in CONTRASTS if name in result["differences"]]
+    figure, panels = plt.subplots(
+        len(LEADS_H),
+        len(shown),
+        figsize=(2.0 * len(shown) + 1.6, 3.0 * len(LEADS_H)),
+        sharey=True,
+        layout="constrained",
+    )
+    for row, lead in zip(np.atleast_2d(panels), LEADS_H):
+        for panel, contrast in zip(row, shown):
+            _intervals(panel, result["differences"][contrast], str(lead))
+            panel.set_title(f"{contrast.replace(' - ', ' less ')}\n{lead} h", fontsize=8)
+        row[0].set_yticks(range(len(SHOWN)), list(SHOWN.values()), fontsize=7)
+    figure.supxlabel("difference in percent (of the error; of the error's own change along the edge)", fontsize=8)
+    return figure
+
+
+def _intervals(panel: Axes, contrast: dict[str, Any], lead: str) -> None:
+    panel.axvline(0, color="0.4", linewidth=0.8)
+    for place, score in enumerate(SHOWN):
+        found = contrast.get(score, {}).get(lead, {}).get("all")
+        if found is None or found["low"] is None:
+            continue
+        value, low, high = (100 * found[key] for key in ("value", "low", "high"))
+        panel.plot([low, high], [place, place], color="black", linewidth=1)
+        face = "black" if found["beyond_noise"] else "white"
+        panel.plot([value], [place], "o", color="black", markerfacecolor=face, markersize=5)
+    panel.set_ylim(len(SHOWN) - 0.5, -0.5)
+    panel.tick_params(axis="x", labelsize=7)
+    panel.grid(axis="x", color="0.9")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Whether a model uses its mesh: its error with the mesh's state of another date in place of the right one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from study_scores import VARIABLES
+
+from anemoi_house.trained import find_run
+
+OTHER_DATE = 7
+"""Dates between the two: 42 h, so that the hour of the day differs too."""
+
+
+def mesh_use(run: Path, dates: int = 12) -> dict[str, dict[str, float]]:
+    """Root-mean-square errors in the LAM one step ahead, over some test dates.
+
+    The hidden nodes' state behind the processor is what the decoder gets of all nodes but the one that it writes to.
+    Where it is that of another date, nothing of the right one reaches a node but its own value.
+
+    Returns
+    -------
+    dict of str to dict
+        For each variable: of the `model`, of the model with `another_mesh`, and of `persistence`.
+    """
+    from anemoi.datasets import open_dataset
+
+    found = find_run(run)
+    model = torch.load(found.checkpoint, map_location="cpu", weights_only=False).eval()
+    names = found.metadata["metadata_inference"]["data"]["data_indices"]
+    test = found.metadata["config"]["dataloader"]["test"]["datasets"]["data"]
+    data = open_dataset(test["dataset_config"]["dataset"], start=test["start"], end=test["end"])
+    steps = found.metadata["config"]["task"]["multistep_input"]
+    inputs = [data.name_to_index[name] for name in sorted(names["input"], key=names["input"].get)]
+    columns = [data.name_to_index[name] for name in VARIABLES]
+    outputs = [names["output"][name] for name in VARIABLES]
+    lam = int(data.grids[0])
+    kept: dict[str, torch.Tensor] = {}
+
+    def behind_processor(module: torch.nn.Module, given: object, state: torch.Tensor) -> torch.Tensor:
+        return kept.setdefault("state", state)
+
+    model.model.processor.register_forward_hook(behind_processor)
+
+    def predicted(date: int) -> np.ndarray:
+        states = np.stack([data[date + step] for step in range(steps)])[:, :, 0]
+        with torch.inference_mode():
+            answer = model.predict_step({"data": torch.from_numpy(states[:, inputs].transpose(0, 2, 1)[None])})
+        fields = answer["data"].numpy()
+        return fields.reshape(-1, fields.shape[-1])[:lam, outputs].T
+
+    squares = []
+    for date in np.linspace(0, len(data) - steps - OTHER_DATE - 1, dates).astype(int):
+        truth, last = (data[int(date) + steps - back][columns, 0, :lam] for back in (0, 1))
+        guesses = []
+        for mesh_date in (date, date + OTHER_DATE):
+            kept.clear()
+            predicted(int(mesh_date))  # leaves the mesh of that date behind
+            guesses.append(predicted(int(date)))
+        squares.append([np.mean((guess - truth) ** 2, axis=-1) for guess in (*guesses, last)])
+    errors = np.sqrt(np.mean(squares, axis=0))
+    return {
+        name: dict(zip(("model", "another_mesh", "persistence"), errors[:, row].tolist()))
+        for row, name in enumerate(VARIABLES)
+    }
