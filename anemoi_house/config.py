@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anemoi_house.errors import HouseError
@@ -49,3 +49,33 @@ def composed(config_name: str, config_path: Path | None, overrides: Sequence[str
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise HouseError(f"the config {config_name} cannot be composed: {error}") from None
+
+
+def validated(config: DictConfig, config_name: str) -> DictConfig:
+    """A config as the stock trainer has it: resolved, which checks data, trim and start, and valid by its schemas.
+
+    Parameters
+    ----------
+    config : DictConfig
+        As `composed` gives it; it is resolved in place.
+    config_name : str
+        For messages.
+
+    Raises
+    ------
+    HouseError
+        For a mistake that is found on the way, in one line where it is ours to explain.
+    """
+    from anemoi.training.schemas.base_schema import BaseSchema, convert_to_omegaconf
+    from pydantic import ValidationError
+
+    try:
+        OmegaConf.resolve(config)
+        valid: DictConfig = convert_to_omegaconf(BaseSchema(**{str(key): value for key, value in config.items()}))
+    except HouseError as mistake:
+        raise HouseError(str(mistake).splitlines()[0]) from None
+    except ValidationError as error:
+        raise HouseError(f"the config {config_name} is not valid: {error}") from None
+    except OmegaConfBaseException as error:
+        raise HouseError(f"the config {config_name} cannot be resolved: {str(error).splitlines()[0]}") from None
+    return valid

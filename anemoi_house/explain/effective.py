@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from anemoi_house.config import composed
+from anemoi_house.config import composed, validated
 from anemoi_house.errors import HouseError
 from anemoi_house.jobs.start import source_of
 
@@ -236,7 +235,7 @@ def effective(config_name: str, config_path: Path | None = None, overrides: Sequ
     config = composed(config_name, config_path, overrides)
     start = _start(config)
     notes = _stand_ins(config)
-    valid = _validated(config, config_name)
+    valid = validated(config, config_name)
     data = _data(valid)
     hardware = _hardware(valid)
     phases, steps = _phases(valid, hardware, data)
@@ -288,22 +287,6 @@ def _stand_ins(config: DictConfig) -> list[str]:
     # What the callbacks check is the start's, and told above.
     OmegaConf.update(config, "diagnostics.callbacks", [])
     return list(dict.fromkeys(notes.values()))
-
-
-def _validated(config: DictConfig, config_name: str) -> DictConfig:
-    from anemoi.training.schemas.base_schema import BaseSchema, convert_to_omegaconf
-    from pydantic import ValidationError
-
-    try:
-        OmegaConf.resolve(config)
-        valid: DictConfig = convert_to_omegaconf(BaseSchema(**{str(key): value for key, value in config.items()}))
-    except HouseError as mistake:
-        raise HouseError(str(mistake).splitlines()[0]) from None
-    except ValidationError as error:
-        raise HouseError(f"the config {config_name} is not valid: {error}") from None
-    except OmegaConfBaseException as error:
-        raise HouseError(f"the config {config_name} cannot be resolved: {str(error).splitlines()[0]}") from None
-    return valid
 
 
 def _data(config: DictConfig) -> _Data:

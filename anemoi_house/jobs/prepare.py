@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from anemoi_house.command_errors import CommandError
-from anemoi_house.config import composed
+from anemoi_house.config import composed, validated
 from anemoi_house.errors import HouseError
 from anemoi_house.jobs.checkpoints import checkpoints_in
 from anemoi_house.jobs.start import spools_of
@@ -52,23 +50,12 @@ def prepare(config_name: str, overrides: Sequence[str] = ()) -> Path | None:
         Where the training would end on a mistake: in the config, the paths of the data, the folder it writes to, or
         where another one still writes to its run.
     """
-    from anemoi.training.schemas.base_schema import BaseSchema, convert_to_omegaconf
-    from pydantic import ValidationError
+    import anemoi.training.schemas.base_schema  # noqa: F401  our plugin widens the schemas that are loaded
 
     config = composed(config_name, None, overrides)
     _check_folder(Path(config.system.output.root))
     _wait_for_other_writer(config)
-    try:
-        # The paths of the data, the trim and the start are checked as they are resolved.
-        OmegaConf.resolve(config)
-        validated = convert_to_omegaconf(BaseSchema(**{str(key): value for key, value in config.items()}))
-    except CommandError as mistake:
-        raise HouseError(str(mistake).splitlines()[0]) from None
-    except ValidationError as error:
-        raise HouseError(f"the config {config_name} is not valid: {error}") from None
-    except OmegaConfBaseException as error:
-        raise HouseError(f"the config {config_name} cannot be resolved: {error}") from None
-    return _build_graph(validated)
+    return _build_graph(validated(config, config_name))
 
 
 def _check_folder(folder: Path) -> None:
