@@ -8,7 +8,7 @@ export MPLBACKEND := Agg
 # Without bytecode the whole stack is compiled anew at every start, which doubles the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help environment samples demo dashboard published benchmark docs lint test test-unit test-integration test-python clean
+.PHONY: help environment samples demo dashboard published benchmark study docs lint test test-unit test-integration test-python clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ benchmark: environment ## graph builders, datasets and tracking beside stock, as
 	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
 	$(BIN)/python benchmarks/datasets.py --json benchmarks/results/datasets.json
 	$(BIN)/python benchmarks/tracking.py --json benchmarks/results/tracking.json
+
+study: environment ## the experiments trained alike from three seeds, and what each does at the boundary (an hour on 2 cores)
+	$(BIN)/python benchmarks/study.py $(DEMO)/study --json benchmarks/results/study.json
+	$(BIN)/python benchmarks/study_figures.py benchmarks/results/study.json -o docs/images
 
 docs: environment ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
