@@ -38,11 +38,12 @@ published: environment ## the published graphs and models, one JSON line each
 	@$(BIN)/anemoi-house sample $(DEMO)/published --grid published --dates 4 >&2
 	@$(BIN)/python -I benchmarks/published.py $(DEMO)/published
 
-benchmark: environment ## graph builders, datasets and tracking beside stock, as JSON in benchmarks/results
+benchmark: environment ## graph builders, datasets and tracking beside stock, measures of the boundary, as JSON in benchmarks/results
 	for grid in tiny published production; do \
 	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
 	$(BIN)/python benchmarks/datasets.py --json benchmarks/results/datasets.json
 	$(BIN)/python benchmarks/tracking.py --json benchmarks/results/tracking.json
+	$(BIN)/python benchmarks/boundary.py --json benchmarks/results/boundary.json
 
 study: environment ## the experiments trained alike from three seeds, and what each does at the boundary (an hour on 2 cores)
 	$(BIN)/python benchmarks/study.py $(DEMO)/study --json benchmarks/results/study.json

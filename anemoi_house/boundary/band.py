@@ -250,23 +250,22 @@ class Band:
 
 
 def outer_spacing_km(points: Floats, in_lam: Bools, areas: Floats, edge: Floats) -> float:
-    """Spacing of the outer grid near the edge: the median distance of its nodes to their fourth neighbour outside.
+    """Spacing of the outer grid near the edge: between its rows, where those are farther apart than the nodes in them.
 
-    Of the four neighbours on a lat-lon grid the two along a meridian are the farther ones, up to 60 degrees. Nodes
-    next to the LAM, where neighbours are missing, do not count.
+    A node's area over the distance to its nearest neighbour, which on a lat-lon grid is the distance between parallels.
+    Median over nodes near the LAM but not next to it, where areas and neighbours are those of the outer grid alone.
     """
-    outside = points[~in_lam]
-    outside_areas = areas[~in_lam]
+    outside, outside_areas = points[~in_lam], areas[~in_lam]
     if len(outside) < 2 * MINIMUM_SITES:
         raise HouseError(f"the boundary cannot be measured: there are {len(outside)} nodes outside the limited area")
     tree = cKDTree(outside)
-    rim = np.unique(tree.query(edge)[1])
-    rough = float(np.sqrt(np.median(outside_areas[rim])))
-    away = great_circle_km(cKDTree(edge).query(outside)[0])
-    some = outside[(away > 1.5 * rough) & (away < 5 * rough)]
-    if not len(some):
-        some = outside
-    return float(np.median(great_circle_km(tree.query(some, k=5)[0][:, -1])))
+    rough = float(np.sqrt(np.median(outside_areas[np.unique(tree.query(edge)[1])])))
+    away = great_circle_km(cKDTree(edge).query(outside, distance_upper_bound=chord(5 * rough))[0])
+    some = (away > 1.5 * rough) & (away < 5 * rough)
+    if not some.any():
+        some[:] = True
+    neighbour = great_circle_km(tree.query(outside[some], k=2)[0][:, 1])
+    return float(np.median(outside_areas[some] / neighbour))
 
 
 def _ordered(edge: Floats, lam: Floats) -> Floats:
@@ -403,7 +402,7 @@ def _estimates(
 def _reference_squares(
     steps: Floats, kinks: Floats, planes: Floats, sizes: list[int], x: Floats, y: Floats
 ) -> tuple[Floats, Floats]:
-    """Mean squares of jumps, kinks and roughness for reference fields of mean square one, of all directions and phases."""
+    """Mean squares of jumps, kinks and roughness for reference fields of mean square one."""
     angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     along = x[:, None] * np.cos(angles) + y[:, None] * np.sin(angles)
     phase = (2 * np.pi * along[:, None, :] / np.array(WAVELENGTHS)[:, None]).reshape(len(x), -1)

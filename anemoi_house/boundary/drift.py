@@ -30,7 +30,7 @@ def lam_mean(field: ArrayLike, in_lam: Bools, areas: ArrayLike) -> Floats:
     weights = np.where(in_lam, np.asarray(areas, dtype=np.float64), 0)
     weights /= weights.sum()
     flat = field.reshape(-1, field.shape[-1])
-    means = [each.astype(np.float64) @ weights for each in flat]  # in turn: the copies stay in the cache
+    means = [(each * weights).sum() for each in flat]  # in turn: the copies stay in the cache
     return np.array(means).reshape(field.shape[:-1])
 
 

@@ -39,19 +39,22 @@ class Excess:
         Mean square at the edge minus that away from it, in squared units. Negative where the field is smoother at
         the edge than elsewhere. Means over dates are means of this, not of `value`.
     margin : ndarray
-        Half of the 95 % interval of `squared`: from stretches of the edge for one field, from the spread over dates
-        after `mean`.
+        Half of the 95 % interval of `squared`, from its spread over stretches of the edge, and after `mean` over dates
+        too, whichever is wider.
     background : ndarray
         Root mean square away from the edge, in units.
     scale : ndarray
         What `value` is compared with, in units: for jumps and kinks the root mean square of the same difference taken
         along the edge, for ripples the background.
+    stretches : ndarray, shape (..., blocks)
+        `squared` of each stretch of the edge alone.
     """
 
     squared: Floats
     margin: Floats
     background: Floats
     scale: Floats
+    stretches: Floats
 
     @property
     def value(self) -> Floats:
@@ -83,16 +86,23 @@ class Excess:
             return np.where(self.squared == 0, 0.0, self.value / self.scale)
 
     def mean(self, axis: int = 0) -> Excess:
-        """Mean over an axis, such as that of the dates, with the margin from the spread along it.
+        """Mean over an axis, such as that of the dates.
 
-        Over an axis of length one there is no spread: the margin stays that of the stretches of the edge.
+        The margin is that of the spread over dates or that of the stretches of the mean, whichever is wider: what stays
+        in place from date to date, such as mountains in the temperature, is chance along the edge but not in time. Over
+        an axis of length one there is the spread along the edge alone.
         """
-        alone = self.squared.shape[axis] == 1
+        axis = axis % self.squared.ndim
+        stretches = self.stretches.mean(axis=axis)
+        margin = _margin(stretches, axis=-1)
+        if self.squared.shape[axis] > 1:
+            margin = np.maximum(margin, _margin(self.squared, axis))
         return Excess(
             squared=self.squared.mean(axis=axis),
-            margin=np.take(self.margin, 0, axis=axis) if alone else _margin(self.squared, axis),
+            margin=margin,
             background=np.sqrt((self.background**2).mean(axis=axis)),
             scale=np.sqrt((self.scale**2).mean(axis=axis)),
+            stretches=stretches,
         )
 
 
@@ -183,7 +193,7 @@ class ArtifactIndex:
 
     def mean(self, axis: int = 0) -> ArtifactIndex:
         """Mean over an axis of the fields, such as that of the dates; see `Excess.mean`."""
-        axis = axis + self.jumps.ndim - 1 if axis < 0 else axis  # jumps have one more, for the sites
+        axis = axis % (self.jumps.ndim - 1)  # jumps have one axis more, for the sites
         names = ("jump", "kink", "ripple", "ripple_inside", "ripple_outside")
         means = {name: getattr(self, name).mean(axis) for name in names}
         return replace(self, **means, jumps=self.jumps.mean(axis=axis))
@@ -219,7 +229,8 @@ def artifact_index(band: Band, field: ArrayLike) -> ArtifactIndex:
 
     def joined(name: str) -> Excess:
         columns = zip(*(part[name] for part in parts))
-        return Excess(*(np.concatenate(column).reshape(shape) for column in columns))
+        each = [np.concatenate(column) for column in columns]
+        return Excess(*(part.reshape((*shape, *part.shape[1:])) for part in each))
 
     jumps = np.concatenate([part["jumps"][0] for part in parts])
     return ArtifactIndex(
@@ -228,7 +239,7 @@ def artifact_index(band: Band, field: ArrayLike) -> ArtifactIndex:
         ripple=joined("ripple"),
         ripple_inside=joined("ripple_inside"),
         ripple_outside=joined("ripple_outside"),
-        jumps=jumps.reshape(*shape, len(band.sites)),
+        jumps=jumps.reshape((*shape, len(band.sites))),
     )
 
 
@@ -266,10 +277,11 @@ def _of_some(band: Band, fields: np.ndarray) -> dict[str, tuple[Floats, ...]]:
     for_jump, for_kink, for_both, for_inside, for_outside = band.ratios_at(smoothness)
 
     def excess(edge: Floats, away: Floats, beside: list[Floats] | None = None, unit: float = 1.0) -> tuple[Floats, ...]:
-        squared, margin = _mean_and_margin(band, edge - away)
+        squared = (edge - away) * unit**2
+        stretches = _stretches(band, squared)
         background = np.sqrt(away.mean(axis=0))
         scale = background if beside is None else np.sqrt(np.mean([_beside(band, side) for side in beside], axis=0))
-        return squared * unit**2, margin * unit**2, background * unit, scale * unit
+        return squared.mean(axis=0), _margin(stretches, axis=-1), background * unit, scale * unit, stretches
 
     return {
         "jump": excess(jumps[1], for_jump * jumps_away, [before[1], after[1]]),
@@ -287,12 +299,11 @@ def _beside(band: Band, side: Floats) -> Floats:
     return ((side[one] - side[other]) ** 2).mean(axis=0)
 
 
-def _mean_and_margin(band: Band, at_sites: Floats) -> tuple[Floats, Floats]:
-    """Mean over the sites, and half of its 95 % interval from the means of the blocks."""
+def _stretches(band: Band, at_sites: Floats) -> Floats:
+    """Means over the sites of each block: shape (fields, blocks)."""
     sizes = np.bincount(band.blocks)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    blocks = np.add.reduceat(at_sites, starts, axis=0) / sizes[:, None]
-    return at_sites.mean(axis=0), _margin(blocks, axis=0)
+    return (np.add.reduceat(at_sites, starts, axis=0) / sizes[:, None]).T
 
 
 def _margin(samples: Floats, axis: int) -> Floats:

@@ -33,8 +33,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in (
-    "index", "start", "datasets", "experiments", "graphs", "training", "explain", "slurm", "tracking", "extending",
-    "plugin", "reference", "study",
+    "index", "start", "datasets", "experiments", "graphs", "training", "explain", "boundary", "slurm", "tracking",
+    "extending", "plugin", "reference", "study",
 ))]  # fmt: skip
 NOT_RUN = ("text", "{toctree}", "{eval-rst}")  # output of commands, and what Sphinx runs
 FENCE = re.compile(r"^(`{3,})(\S*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
