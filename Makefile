@@ -9,7 +9,7 @@ export MPLBACKEND := Agg
 # Without bytecode the whole stack is compiled anew at every start, which doubles the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help environment samples demo dashboard compare published benchmark docs lint test test-unit test-integration test-python clean
+.PHONY: help environment samples demo dashboard compare published benchmark study docs lint test test-unit test-integration test-python clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ benchmark: environment ## graphs, datasets, tracking, measures, trainings and th
 	$(BIN)/python benchmarks/tracking.py --json benchmarks/results/tracking.json
 	$(BIN)/python benchmarks/report.py --json benchmarks/results/report.json
 	$(BIN)/python benchmarks/boundary.py --json benchmarks/results/boundary.json
+
+study: environment ## the experiments trained alike from three seeds, and what each does at the boundary (an hour on 2 cores)
+	$(BIN)/python benchmarks/study.py $(DEMO)/study --json benchmarks/results/study.json
+	$(BIN)/python benchmarks/study_figures.py benchmarks/results/study.json -o docs/images
 
 docs: environment ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import records
+from study_mesh import mesh_use
 from study_scores import MEASURES, PLACES, PROFILE_KM, VARIABLES, Nodes, places_of, scores_of
 from study_statistics import Difference, difference, signed_root
 
@@ -36,7 +37,7 @@ from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
 from anemoi_house.sample.build import GRIDS
 
-GRID, SAMPLE_DATES = "study", 264
+SAMPLE_DATES = 264
 TRIM = "dataloader.trim='225 km'"
 EXPERIMENTS = {
     "mmgt": ["--config-name=mmgt"],
@@ -48,12 +49,12 @@ EXPERIMENTS = {
 }
 CONTRASTS = {
     "nbd - mmgt": "20 neighbours for 12, so that no node of the rim is isolated",
-    "nbd_covering - mmgt": "one edge for each node that 12 neighbours leave out",
+    "nbd_covering - mmgt": "one edge more for each node that 12 neighbours leave out",
     "nbd_covering - nbd": "covering for 20 neighbours, untrimmed",
-    "tnbd - nbd": "225 km trimmed off the LAM",
-    "tnbd - mmgt": "both",
+    "tnbd - nbd": "225 km trimmed off the LAM, 20 neighbours",
+    "tnbd_covering - nbd_covering": "225 km trimmed off the LAM, covering",
     "tnbd_covering - tnbd": "covering for 20 neighbours, trimmed",
-    "tnbd_covering - mmgt": "covering and the trim",
+    "tnbd - mmgt": "20 neighbours and the trim",
     "tnbd_wide - tnbd": "480 km trimmed, not 225 km",
 }
 SEEDS = (1, 2, 3)
@@ -120,9 +121,9 @@ def main() -> int:
     runs = [Run(name, seed, study) for seed in arguments.seeds for name in arguments.experiments]
     prefix = shlex.split(arguments.prefix)
     try:
-        _build_sample(study)
+        _build_sample(study, arguments.grid)
         _make(runs, arguments.side_by_side, prefix)
-        result = records.circumstances(PACKAGES) | _result(study, arguments.experiments, arguments.seeds)
+        result = records.circumstances(PACKAGES) | _result(study, arguments)
         records.write(result, arguments.json)
     except HouseError as error:
         print(f"study: {error}", file=sys.stderr)
@@ -134,6 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="NAME")
+    parser.add_argument("--grid", choices=["study", "study_edge"], default="study", help="default: study")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="N")
     parser.add_argument("--side-by-side", type=int, default=2, metavar="N", help="processes at once (default: 2)")
     parser.add_argument("--prefix", default="", metavar="COMMAND", help="before each of them, such as 'nice'")
@@ -141,8 +143,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _build_sample(study: Path) -> None:
-    command = [BIN / "anemoi-house", "sample", study / "sample", "--grid", GRID, "--dates", str(SAMPLE_DATES)]
+def _build_sample(study: Path, grid: str) -> None:
+    command = [BIN / "anemoi-house", "sample", study / "sample", "--grid", grid, "--dates", str(SAMPLE_DATES)]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         raise HouseError("the sample data could not be built.")
 
@@ -230,10 +232,13 @@ def _settings(experiment: str) -> str:
         return _composed(experiment)
 
 
-def _result(study: Path, experiments: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+def _result(study: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Scores of all runs, and differences between the experiments."""
-    grid = GRIDS[GRID].lam
-    untrimmed = Nodes.of_graph(Run("mmgt", seeds[0], study).graph)
+    experiments, seeds, grid = arguments.experiments, arguments.seeds, GRIDS[arguments.grid].lam
+    whole = next((name for name in experiments if not any("trim" in each for each in EXPERIMENTS[name])), None)
+    if whole is None:
+        raise HouseError("--experiments: give one that is not trimmed, for where HRRR's edge is.")
+    untrimmed = Nodes.of_graph(Run(whole, seeds[0], study).graph, neighbours=12)
     scores: dict[str, list[dict[str, Any]]] = {}
     trainings: dict[str, list[dict[str, Any]]] = {}
     for experiment in experiments:
@@ -251,7 +256,7 @@ def _result(study: Path, experiments: Sequence[str], seeds: Sequence[int]) -> di
         raise HouseError("the runs have forecasts of different dates or lead times; make those that are missing.")
     leads = {lead: first["leads_h"].index(lead) for lead in JUDGED_LEADS_H}
     return {
-        "grid": {"name": GRID, "dates": SAMPLE_DATES},
+        "grid": {"name": arguments.grid, "dates": SAMPLE_DATES},
         "experiments": {name: EXPERIMENTS[name] for name in experiments},
         "seeds": list(seeds),
         "dates": first["dates"],
@@ -261,6 +266,7 @@ def _result(study: Path, experiments: Sequence[str], seeds: Sequence[int]) -> di
         "trainings": trainings,
         "nodes": {name: runs[0]["nodes"] for name, runs in scores.items()},
         "isolated": {name: runs[0]["isolated"] for name, runs in scores.items()},
+        "mesh_use": {name: mesh_use(Run(name, seeds[0], study).folder) for name in experiments},
         "band": {name: runs[0]["band"] for name, runs in scores.items()},
         "scores": {name: _summary(runs) for name, runs in scores.items()},
         "by_date": {name: _by_date(runs, leads) for name, runs in scores.items()},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anemoi.graphs.edges import KNNEdges
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -59,12 +60,17 @@ class Nodes:
     isolated: Bools
 
     @classmethod
-    def of_graph(cls, path: Path) -> Nodes:
-        """From the graph that a training was made with."""
+    def of_graph(cls, path: Path, neighbours: int | None = None) -> Nodes:
+        """From the graph that a training was made with; with `neighbours`, as if its encoder had that many."""
         graph = load_graph(path)
         latitudes, longitudes = np.rad2deg(graph["data"].x.numpy().astype(np.float64)).T
+        edges = (
+            graph["data", "to", "hidden"].edge_index
+            if neighbours is None
+            else KNNEdges("data", "hidden", neighbours).get_edge_index(graph)
+        )
         isolated = np.ones(len(latitudes), dtype=bool)
-        isolated[graph["data", "to", "hidden"].edge_index[0].numpy()] = False
+        isolated[edges[0].numpy()] = False
         return cls(to_cartesian(latitudes, longitudes), graph["data"].cutout_mask.numpy().ravel(), isolated)
 
 
@@ -75,7 +81,7 @@ def places_of(nodes: Nodes, untrimmed: Nodes, grid: LambertGrid) -> tuple[dict[s
     ----------
     nodes : Nodes
     untrimmed : Nodes
-        Of mmgt: where the edge is, and which nodes are isolated there.
+        Of mmgt, or as of it: where the edge is, and which nodes 12 neighbours isolate.
     grid : LambertGrid
         The untrimmed LAM.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,9 @@ from anemoi_house.sample.build import GRIDS
 from benchmarks import grids
 from benchmarks.study_scores import MEASURES, PLACES, PROFILE_KM, Nodes, _of_forecast, places_of
 from benchmarks.study_statistics import difference, signed_root
+from benchmarks.study_tables import tables
+
+ROOT = Path(__file__).parents[2]
 
 PARTS = ("lam", "lam_edge", "strip", "rim", "globe", "poles")
 
@@ -179,3 +184,12 @@ def test_one_seed_or_one_date_tells_nothing_of_noise() -> None:
         assert not found.beyond_noise
     same = difference(np.ones((1, 3, 8)), np.ones((1, 3, 8)))
     assert (same.value, same.low, same.high, same.beyond_noise) == (0.0, 0.0, 0.0, False)
+
+
+def test_the_page_shows_the_numbers_of_the_result() -> None:
+    result = json.loads((ROOT / "benchmarks/results/study.json").read_text())
+    page = (ROOT / "docs/study.md").read_text()
+    assert len(result["seeds"]) >= 3
+    assert len(result["dates"]) >= 6
+    for table in tables(result):
+        assert table in page, table

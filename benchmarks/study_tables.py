@@ -1,0 +1,111 @@
+"""Tables of the study's page from its result: python benchmarks/study_tables.py RESULT.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LEADS_H = (6, 24, 48)
+ROWS = {
+    "rmse isolated_rim": "nodes of the rim that `mmgt` isolates",
+    "rmse rim": "outside, within 1000 km",
+    "rmse strip": "HRRR's outer 225 km",
+    "rmse lam_edge": "LAM, 225 to 455 km inside",
+    "rmse lam": "LAM, farther inside",
+    "rmse globe": "globe, to 60 degrees",
+    "rmse poles": "poles",
+    "rmse isolated_poles": "nodes of the poles that `mmgt` isolates",
+    "error jump": "jump of the error",
+    "error kink": "kink of the error",
+    "error ripple": "ripple of the error",
+    "forecast jump": "jump of the forecast alone",
+}
+
+
+SHOWN = (
+    "nbd - mmgt",
+    "nbd_covering - mmgt",
+    "tnbd - nbd",
+    "tnbd_covering - nbd_covering",
+    "tnbd_covering - tnbd",
+    "tnbd_wide - tnbd",
+)
+
+
+def graphs(result: dict[str, Any]) -> str:
+    """Nodes and isolated nodes of each experiment."""
+    rows = [
+        [f"`{name}`", *(f"{sum(result[what][name][place] for place in places):,}" for what, places in _COUNTS)]
+        for name in result["experiments"]
+    ]
+    return _table(["experiment", "data nodes", "in HRRR's domain", "isolated, rim", "isolated, poles"], rows)
+
+
+_ALL = ("lam", "lam_edge", "strip", "rim", "globe", "poles")
+_COUNTS = (("nodes", _ALL), ("nodes", _ALL[:3]), ("isolated", ("rim",)), ("isolated", ("poles",)))
+
+
+def skill(result: dict[str, Any], place: str, lead: int) -> str:
+    """Errors of each experiment, the mean over seeds and their standard deviation, beside those of persistence."""
+    at = result["leads_h"].index(lead)
+    variables = list(result["mesh_use"]["mmgt"])
+    rows = []
+    for name in result["experiments"]:
+        scores = [np.array(result["scores"][name][each]["score"][f"rmse {place}"])[:, at] for each in variables]
+        rows.append([f"`{name}`", *(f"{score.mean():.3g} ± {score.std(ddof=1):.1g}" for score in scores)])
+    still = [result["scores"]["mmgt"][each]["persistence"][place][at] for each in variables]
+    return _table(["experiment", *variables], [*rows, ["persistence", *(f"{value:.3g}" for value in still)]])
+
+
+def mesh(result: dict[str, Any]) -> str:
+    """Errors one step ahead with the right mesh and with that of another date, over those of persistence."""
+    rows = [
+        [
+            f"`{name}`",
+            *(
+                f"{errors['model'] / errors['persistence']:.2f}, {errors['another_mesh'] / errors['persistence']:.2f}"
+                for errors in of.values()
+            ),
+        ]
+        for name, of in result["mesh_use"].items()
+    ]
+    return _table(["experiment", *result["mesh_use"]["mmgt"]], rows)
+
+
+def differences(result: dict[str, Any], contrast: str) -> str:
+    """All scores of a contrast in percent, with the interval; bold where it is beyond noise."""
+    rows = []
+    for score, name in ROWS.items():
+        found = result["differences"][contrast].get(score)
+        if found:
+            rows.append([name, *(_cell(found[str(lead)]["all"]) for lead in LEADS_H)])
+    return _table([contrast.replace(" - ", " less "), *(f"{lead} h" for lead in LEADS_H)], rows)
+
+
+def _cell(found: dict[str, Any]) -> str:
+    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
+    text = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"**{text}**" if found["beyond_noise"] else text
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def tables(result: dict[str, Any]) -> list[str]:
+    """Every table of the page."""
+    return [
+        graphs(result),
+        skill(result, "lam", 24),
+        skill(result, "rim", 24),
+        mesh(result),
+        *(differences(result, contrast) for contrast in SHOWN if contrast in result["differences"]),
+    ]
+
+
+if __name__ == "__main__":
+    print("\n\n".join(tables(json.loads(Path(sys.argv[1]).read_text()))))
