@@ -50,12 +50,13 @@ published: environment ## the published graphs and models, one JSON line each
 	@$(BIN)/anemoi-house sample $(DEMO)/published --grid published --dates 4 >&2
 	@$(BIN)/python -I benchmarks/published.py $(DEMO)/published
 
-benchmark: environment ## graph builders, datasets and tracking beside stock, and the report, as JSON in benchmarks/results
+benchmark: environment ## what the builders, datasets, tracking, measures and reports cost, as JSON in benchmarks/results
 	for grid in tiny published production; do \
 	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
 	$(BIN)/python benchmarks/datasets.py --json benchmarks/results/datasets.json
 	$(BIN)/python benchmarks/tracking.py --json benchmarks/results/tracking.json
 	$(BIN)/python benchmarks/report.py --json benchmarks/results/report.json
+	$(BIN)/python benchmarks/boundary.py --json benchmarks/results/boundary.json
 
 docs: environment ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -13,6 +13,7 @@ html_theme = "furo"
 html_title = f"anemoi-house {release}"
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say it

@@ -5,6 +5,7 @@ Every array is read once; what is kept of a field are its scores and, at one lea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,8 +65,8 @@ class Compared:
 
     @property
     def experiment(self) -> str:
-        """Name of the experiment, which trainings from several seeds share."""
-        return self.forecasts[0].name or self.run_id
+        """Name of the experiment, which trainings from several seeds share: that of the run without `_seed1`."""
+        return re.sub(r"[_-]seed\d+$", "", self.forecasts[0].name) or self.run_id
 
     @property
     def label(self) -> str:

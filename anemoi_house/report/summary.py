@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from anemoi_house.report.significance import (
     BETTER,
     FEWEST_DATES,
     LEVEL,
+    LOWER,
+    NOISE,
     RESAMPLES,
     WORSE,
     Difference,
@@ -26,6 +28,8 @@ Floats = NDArray[np.float64]
 
 FORMAT = 1
 DIGITS = 7
+
+ARTIFACT = "the artifact is more than noise"
 
 SCORES = {
     "jump": "jump of the error",
@@ -156,9 +160,6 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
             for score in ("common_rmse_inner_ring", "rmse_inner_ring")
         }
         deciding = index_of(name, decides)
-        along_edge = stretches_of(name, decides)
-        nothing = Stretches(along_edge, np.zeros_like(along_edge), same=True)
-        zero = paired_difference(deciding, np.zeros_like(deciding[:1]), squares=True, stretches=nothing)
         rows.append(
             {
                 "experiment": name,
@@ -167,7 +168,7 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
                 "by_date": signed_root(deciding.mean(axis=0)),
                 **rings,
                 "isolated_near_lam": max(isolated[name]) if isolated[name] else None,
-                "artifact": _artifact(zero),
+                "artifact": _artifact(_beside_nothing(deciding, stretches_of(name, decides))),
             }
         )
     for cells in (
@@ -221,6 +222,13 @@ def cell(squares: Floats, baseline: Floats, is_baseline: bool, stretches: Stretc
     dates = usable.shape[1]
     by_date, by_training = signed_root(usable.mean(axis=0)), signed_root(_mean(usable, axis=1))
     difference = None if is_baseline else paired_difference(squares, baseline, squares=True, stretches=stretches)
+    if (
+        difference
+        and difference.verdict == BETTER
+        and stretches is not None
+        and _artifact(_beside_nothing(baseline, stretches.theirs)) != ARTIFACT
+    ):
+        difference = replace(difference, verdict=LOWER)
     return {
         "value": by_training.mean() if dates else None,
         "spread_dates": by_date.std(ddof=1) if dates > 1 else None,
@@ -249,13 +257,17 @@ def verdict(rows: Sequence[dict[str, Any]], lead_h: int, verified: bool) -> dict
     better = sorted((name for name in said if said[name] == BETTER), key=lambda name: named[name]["value"])
     worse = [name for name in said if said[name] == WORSE]
     baseline = first["experiment"]
+    known = {BETTER, WORSE, NOISE, LOWER, None}
+    reasons = {text for text in said.values() if text not in known}
     if not others:
         headline = f"One experiment, {baseline}: nothing to compare it with"
+    elif not reasons and not any(row["artifact"] == ARTIFACT for row in rows):
+        headline = "No experiment has an artifact at the boundary beyond noise"
     elif better:
         headline = f"{better[0]} is better at the boundary than {baseline}, by more than noise"
     elif worse:
         headline = f"Nothing is better at the boundary than {baseline}; {_and(worse)} {_is(worse)} worse"
-    elif reasons := {text for name, text in said.items() if name != baseline and not str(text).startswith("no diff")}:
+    elif reasons:
         headline = f"It cannot be told which is better at the boundary: {_and(sorted(map(str, reasons)))}"
     else:
         headline = "No difference at the boundary beyond noise"
@@ -275,15 +287,19 @@ def _sentence(name: str, named: dict[str, dict[str, Any]], baseline: str, artifa
     found = named[name]
     text = f"{name}: {figures(found['value'])}"
     if difference := found["difference"]:
-        text += f", {difference['verdict']}"
+        if difference["verdict"] == LOWER:
+            text += f", lower than {baseline}, which has no artifact"
+        elif difference["verdict"] in (BETTER, WORSE):
+            text += f", {difference['verdict']} than {baseline}"
+        else:
+            text += f", {difference['verdict']} beside {baseline}"
         if difference["low"] is not None:
             low, high, edge_low, edge_high, seed_low, seed_high = (
                 figures(difference[f"{kind}{end}"], signed=True, digits=2)
                 for kind in ("", "edge_", "seed_")
                 for end in ("low", "high")
             )
-            text += " than " if difference["verdict"] in (BETTER, WORSE) else " beside "
-            text += f"{baseline} ({figures(difference['value'], signed=True)}; {LEVEL:.0%} interval {low} to {high}"
+            text += f" ({figures(difference['value'], signed=True)}; {LEVEL:.0%} interval {low} to {high}"
             text += f" over {difference['dates']} dates, {edge_low} to {edge_high} along the boundary"
             if difference["seed_low"] is not None:
                 text += f", {seed_low} to {seed_high} over trainings"
@@ -291,12 +307,18 @@ def _sentence(name: str, named: dict[str, dict[str, Any]], baseline: str, artifa
     return f"{text}. {artifact[0].upper()}{artifact[1:]}."
 
 
+def _beside_nothing(squares: Floats, stretches: Floats) -> Difference:
+    """Difference of a jump from none."""
+    nothing = Stretches(stretches, np.zeros_like(stretches), same=True)
+    return paired_difference(squares, np.zeros_like(squares), squares=True, stretches=nothing)
+
+
 def _artifact(zero: Difference) -> str:
     intervals = [(zero.low, zero.high), (zero.edge_low, zero.edge_high)]
     if zero.dates < FEWEST_DATES:
         return "too few dates to tell whether there is an artifact"
     if all(low is not None and low > 0 for low, _ in intervals):
-        return "the artifact is more than noise"
+        return ARTIFACT
     if all(high is not None and high < 0 for _, high in intervals):
         return "smoother at the boundary than elsewhere"
     return "no artifact beyond noise"

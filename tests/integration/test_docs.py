@@ -33,8 +33,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in (
-    "index", "start", "datasets", "experiments", "graphs", "training", "forecasts", "report", "explain", "slurm",
-    "tracking", "extending", "plugin", "reference",
+    "index", "start", "datasets", "experiments", "graphs", "training", "forecasts", "report", "explain", "boundary",
+    "slurm", "tracking", "extending", "plugin", "reference",
 ))]  # fmt: skip
 NOT_RUN = ("text", "{toctree}", "{eval-rst}")  # output of commands, and what Sphinx runs
 FENCE = re.compile(r"^(`{3,})(\S*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
