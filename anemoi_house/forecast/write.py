@@ -75,9 +75,10 @@ class Plan:
         dates = f"{len(self.dates)} date{'s' if len(self.dates) > 1 else ''}"
         lines = [f"run {self.about.name} ({self.about.run_id}){step}, {self.lead_h} h from {dates}"]
         if self.unverified:
+            ends = dict.fromkeys(map(str, (self.unverified[0], self.unverified[-1])))
             lines.append(
-                f"the data lack {len(self.unverified)} of the dates that the forecasts are for, from "
-                f"{self.unverified[0]} to {self.unverified[-1]}: these cannot be verified"
+                f"the data lack {len(self.unverified)} of the dates that the forecasts are for, {' to '.join(ends)}: "
+                "not to be verified"
             )
         return lines
 
