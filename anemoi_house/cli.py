@@ -275,7 +275,8 @@ def _forecast(arguments: argparse.Namespace) -> None:
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
     text = "Compare forecasts of several runs at the boundary: one HTML page, its figures and all numbers as JSON."
-    more = " The runs need forecasts: anemoi-house forecast. Those with one name are trainings of one experiment."
+    more = " The runs need forecasts: anemoi-house forecast. Those with one name, but for _seed1 and so on, are"
+    more += " trainings of one experiment."
     parser = commands.add_parser("report", help=text, description=text + more)
     parser.add_argument(
         "runs",

@@ -5,6 +5,7 @@ Every array is read once; what is kept of a field are its scores and, at one lea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ SQUARES = (
 )
 """Scores that are kept as (signed) squares, which is what means over dates are taken of."""
 PLAIN = ("drift",)
+STRETCHED = ("jump", "forecast_jump")
+"""Of these, the squares are kept by stretches of the boundary too."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class Compared:
 
     @property
     def experiment(self) -> str:
-        """Name of the experiment, which trainings from several seeds share."""
-        return self.forecasts[0].name or self.run_id
+        """Name of the experiment, which trainings from several seeds share: that of the run without `_seed1`."""
+        return re.sub(r"[_-]seed\d+$", "", self.forecasts[0].name) or self.run_id
 
     @property
     def label(self) -> str:
@@ -146,6 +149,8 @@ class Scores:
         By the names in `SQUARES`.
     plain : dict
         By the names in `PLAIN`.
+    stretches : dict
+        By the names in `STRETCHED`: arrays (variable, lead, date, stretches of the boundary).
     profile : ndarray, shape (variable, lead, date, bins)
         Mean square of the error by distance from the boundary.
     spectrum, analysis_spectrum : ndarray, shape (variable, table lead, date, wavelengths), or None
@@ -161,6 +166,8 @@ class Scores:
         shape = len(frame.variables), len(frame.leads_h), len(frame.dates)
         self.squares = {name: np.full(shape, np.nan) for name in SQUARES}
         self.plain = {name: np.full(shape, np.nan) for name in PLAIN}
+        blocks = int(grid.band.blocks.max()) + 1
+        self.stretches = {name: np.full((*shape, blocks), np.nan) for name in STRETCHED}
         self.profile = np.full((*shape, len(grid.bins_km) - 1), np.nan)
         self.spectrum: Floats | None = None
         self.analysis_spectrum: Floats | None = None
@@ -170,7 +177,7 @@ class Scores:
 
     def exclude(self, variable: int, lead: int, date: int) -> None:
         """Take a field out of every mean."""
-        for values in (*self.squares.values(), *self.plain.values(), self.profile):
+        for values in (*self.squares.values(), *self.plain.values(), *self.stretches.values(), self.profile):
             values[variable, lead, date] = np.nan
 
 
@@ -213,6 +220,15 @@ class Comparison:
         """Values of all trainings of an experiment, of shape (training, variable, lead, date)."""
         found = [self.scores[run_id] for run_id in self.experiments[experiment]]
         return np.stack([each.squares[score] if score in SQUARES else each.plain[score] for each in found])
+
+    def stretched(self, experiment: str, score: str) -> Floats:
+        """Squares by stretches of the boundary, of shape (training, variable, lead, date, stretch)."""
+        return np.stack([self.scores[run_id].stretches[score] for run_id in self.experiments[experiment]])
+
+    def same_boundary(self, one: str, other: str) -> bool:
+        """Whether all trainings of two experiments have one grid."""
+        first, *more = (self.grids[run_id] for name in (one, other) for run_id in self.experiments[name])
+        return all(grid is first for grid in more)
 
 
 def frame_of(runs: Sequence[Compared], settings: Settings) -> Frame:
@@ -429,6 +445,8 @@ class _Meter:
         }
         for part, squared in values.items():
             self.scores.squares[what + part][variable, leads, date] = squared
+        if what + "jump" in STRETCHED:
+            self.scores.stretches[what + "jump"][variable, leads, date] = found.jump.stretches
 
     def _spectra(self, variable: int, date: int, field: Fields, truth: Fields, usable: NDArray[np.bool_]) -> None:
         grid, frame = self._grid, self._frame

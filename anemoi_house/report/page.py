@@ -174,7 +174,7 @@ def _summary(numbers: Numbers, show: _Numbers) -> str:
     text = (
         f"<p>Each against the first, {escape(numbers['summary']['baseline'])}. ±: standard deviation over starting "
         "dates. In brackets: "
-        f"{numbers['method']['level']:.0%} interval of the difference, from dates drawn with replacement. RMSEs "
+        f"{numbers['method']['level']:.0%} interval of the difference over dates. RMSEs "
         f"are means over variables, {escape(numbers['summary']['baseline'])}'s "
         f"{'being 1' if alike else 'in the inner ring, same places, being 1'}.</p>"
     )
@@ -207,9 +207,12 @@ def _cell(place: tuple[str | int, ...], numbers: Numbers, show: _Numbers) -> str
         if difference["low"] is not None:
             low, high = (show(*place, "difference", key, signed=True, digits=2) for key in ("low", "high"))
             text += f'<span class="sub">{show(*place, "difference", "value", signed=True)} ({low} to {high})</span>'
-        if difference["seed_low"] is not None:
-            low, high = (show(*place, "difference", key, signed=True, digits=2) for key in ("seed_low", "seed_high"))
-            text += f'<span class="sub">over trainings {low} to {high}</span>'
+        for kind, where in (("edge", "along the boundary"), ("seed", "over trainings")):
+            if difference[f"{kind}_low"] is not None:
+                low, high = (
+                    show(*place, "difference", f"{kind}_{end}", signed=True, digits=2) for end in ("low", "high")
+                )
+                text += f'<span class="sub">{where} {low} to {high}</span>'
     return f"<td{' class=lowest' if found['lowest'] else ''}>{text}</td>"
 
 
@@ -313,10 +316,12 @@ def _reading(numbers: Numbers, show: _Numbers) -> str:
         "<strong>Better or worse.</strong> A paired bootstrap: dates are drawn with replacement "
         f"{show('method', 'resamples')} times, the same for both runs. “Better” and “worse” are said where the "
         f"{method['level']:.0%} interval does not hold 0 and there are at least {show('method', 'fewest_dates')} "
-        "dates; where both were trained several times, Welch’s interval over trainings must not hold 0 either. Dates "
-        "count as independent: where forecasts overlap in time the intervals are too narrow. Each cell "
-        "stands for itself: of twenty comparisons without any difference, one is expected to look like one. The "
-        "verdict is about one of them, named above.",
+        "dates. What stays in place from date to date, such as mountains in the temperature, is chance along the "
+        "boundary: for jumps the interval over stretches of the boundary must not hold 0 either, and where both were "
+        "trained several times, nor that over trainings. A jump below one that is none beyond noise is no gain: it is "
+        "called lower. Dates count as independent: where forecasts overlap in time "
+        "the intervals are too narrow. Each cell stands for itself: of twenty comparisons without any difference, one "
+        "is expected to look like one. The verdict is about one of them, named above.",
         f"<strong>Regions.</strong> Inner ring: up to {show('rings_km', 'inner_km')} km inside the boundary; outer "
         f"ring: up to {show('rings_km', 'outer_km')} km outside.",
     ]

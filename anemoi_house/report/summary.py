@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.report.comparison import SQUARES, Comparison
+from anemoi_house.report.comparison import SQUARES, STRETCHED, Comparison
 from anemoi_house.report.significance import (
     BETTER,
     FEWEST_DATES,
     LEVEL,
+    LOWER,
+    NOISE,
     RESAMPLES,
     WORSE,
     Difference,
+    Stretches,
     paired_difference,
 )
 
@@ -25,6 +28,8 @@ Floats = NDArray[np.float64]
 
 FORMAT = 1
 DIGITS = 7
+
+ARTIFACT = "the artifact is more than noise"
 
 SCORES = {
     "jump": "jump of the error",
@@ -130,6 +135,15 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
     def index_of(name: str, lead: int) -> Floats:
         return (comparison.stacked(name, jump)[:, :, lead] / scale[:, lead, None]).mean(axis=1)
 
+    def stretches_of(name: str, lead: int) -> Floats:
+        return (comparison.stretched(name, jump)[:, :, lead] / scale[:, lead, None, None]).mean(axis=1)
+
+    def index_cell(name: str, lead: int) -> dict[str, Any]:
+        stretches = Stretches(
+            stretches_of(name, lead), stretches_of(baseline, lead), comparison.same_boundary(name, baseline)
+        )
+        return cell(index_of(name, lead), index_of(baseline, lead), name == baseline, stretches)
+
     def ring_of(name: str, score: str) -> Floats:
         return (comparison.stacked(name, score)[:, :, decides] / ring[:, decides, None]).mean(axis=1)
 
@@ -140,16 +154,12 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
     }  # fmt: skip
     rows: list[dict[str, Any]] = []
     for name in experiments:
-        index = {
-            str(lead_h): cell(index_of(name, lead), index_of(baseline, lead), name == baseline)
-            for lead_h, lead in zip(frame.table_leads_h, tables)
-        }
+        index = {str(lead_h): index_cell(name, lead) for lead_h, lead in zip(frame.table_leads_h, tables)}
         rings = {
             score: cell(ring_of(name, score), ring_of(baseline, score), name == baseline)
             for score in ("common_rmse_inner_ring", "rmse_inner_ring")
         }
         deciding = index_of(name, decides)
-        zero = paired_difference(deciding, np.zeros_like(deciding[:1]), squares=True)
         rows.append(
             {
                 "experiment": name,
@@ -158,7 +168,7 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
                 "by_date": signed_root(deciding.mean(axis=0)),
                 **rings,
                 "isolated_near_lam": max(isolated[name]) if isolated[name] else None,
-                "artifact": _artifact(zero),
+                "artifact": _artifact(_beside_nothing(deciding, stretches_of(name, decides))),
             }
         )
     for cells in (
@@ -182,14 +192,21 @@ def by_variable(comparison: Comparison, variable: int) -> list[dict[str, Any]]:
         for lead_h in frame.table_leads_h if score == "jump" else frame.table_leads_h[:1]:
             lead = frame.leads_h.index(lead_h)
             values = [comparison.stacked(name, score)[:, variable, lead] for name in experiments]
-            cells = [cell(each, values[0], number == 0) for number, each in enumerate(values)]
+            stretches: list[Stretches | None] = [None] * len(experiments)
+            if score in STRETCHED:
+                by_stretch = [comparison.stretched(name, score)[:, variable, lead] for name in experiments]
+                stretches = [
+                    Stretches(each, by_stretch[0], comparison.same_boundary(name, experiments[0]))
+                    for name, each in zip(experiments, by_stretch)
+                ]
+            cells = [cell(each, values[0], number == 0, stretches[number]) for number, each in enumerate(values)]
             mark_lowest(cells)
             for row, each in zip(rows, cells):
                 row["cells"][f"{score} {lead_h}"] = each
     return rows
 
 
-def cell(squares: Floats, baseline: Floats, is_baseline: bool) -> dict[str, Any]:
+def cell(squares: Floats, baseline: Floats, is_baseline: bool, stretches: Stretches | None = None) -> dict[str, Any]:
     """A score of an experiment, its spread, and how it differs from the baseline's.
 
     Parameters
@@ -198,11 +215,20 @@ def cell(squares: Floats, baseline: Floats, is_baseline: bool) -> dict[str, Any]
         Signed squares.
     is_baseline : bool
         Then there is no difference.
+    stretches : Stretches, optional
+        For a score of the boundary.
     """
     usable = squares[:, np.isfinite(squares).all(axis=0)]
     dates = usable.shape[1]
     by_date, by_training = signed_root(usable.mean(axis=0)), signed_root(_mean(usable, axis=1))
-    difference = None if is_baseline else paired_difference(squares, baseline, squares=True)
+    difference = None if is_baseline else paired_difference(squares, baseline, squares=True, stretches=stretches)
+    if (
+        difference
+        and difference.verdict == BETTER
+        and stretches is not None
+        and _artifact(_beside_nothing(baseline, stretches.theirs)) != ARTIFACT
+    ):
+        difference = replace(difference, verdict=LOWER)
     return {
         "value": by_training.mean() if dates else None,
         "spread_dates": by_date.std(ddof=1) if dates > 1 else None,
@@ -231,13 +257,17 @@ def verdict(rows: Sequence[dict[str, Any]], lead_h: int, verified: bool) -> dict
     better = sorted((name for name in said if said[name] == BETTER), key=lambda name: named[name]["value"])
     worse = [name for name in said if said[name] == WORSE]
     baseline = first["experiment"]
+    known = {BETTER, WORSE, NOISE, LOWER, None}
+    reasons = {text for text in said.values() if text not in known}
     if not others:
         headline = f"One experiment, {baseline}: nothing to compare it with"
+    elif not reasons and not any(row["artifact"] == ARTIFACT for row in rows):
+        headline = "No experiment has an artifact at the boundary beyond noise"
     elif better:
         headline = f"{better[0]} is better at the boundary than {baseline}, by more than noise"
     elif worse:
         headline = f"Nothing is better at the boundary than {baseline}; {_and(worse)} {_is(worse)} worse"
-    elif reasons := {text for name, text in said.items() if name != baseline and not str(text).startswith("no diff")}:
+    elif reasons:
         headline = f"It cannot be told which is better at the boundary: {_and(sorted(map(str, reasons)))}"
     else:
         headline = "No difference at the boundary beyond noise"
@@ -257,26 +287,41 @@ def _sentence(name: str, named: dict[str, dict[str, Any]], baseline: str, artifa
     found = named[name]
     text = f"{name}: {figures(found['value'])}"
     if difference := found["difference"]:
-        text += f", {difference['verdict']}"
+        if difference["verdict"] == LOWER:
+            text += f", lower than {baseline}, which has no artifact"
+        elif difference["verdict"] in (BETTER, WORSE):
+            text += f", {difference['verdict']} than {baseline}"
+        else:
+            text += f", {difference['verdict']} beside {baseline}"
         if difference["low"] is not None:
-            low, high, seed_low, seed_high = (
-                figures(difference[key], signed=True, digits=2) for key in ("low", "high", "seed_low", "seed_high")
+            low, high, edge_low, edge_high, seed_low, seed_high = (
+                figures(difference[f"{kind}{end}"], signed=True, digits=2)
+                for kind in ("", "edge_", "seed_")
+                for end in ("low", "high")
             )
-            text += " than " if difference["verdict"] in (BETTER, WORSE) else " beside "
-            text += f"{baseline} ({figures(difference['value'], signed=True)}; {LEVEL:.0%} interval {low} to {high}"
-            text += f" over {difference['dates']} dates"
+            text += f" ({figures(difference['value'], signed=True)}; {LEVEL:.0%} interval {low} to {high}"
+            text += f" over {difference['dates']} dates, {edge_low} to {edge_high} along the boundary"
             if difference["seed_low"] is not None:
                 text += f", {seed_low} to {seed_high} over trainings"
             text += ")"
     return f"{text}. {artifact[0].upper()}{artifact[1:]}."
 
 
+def _beside_nothing(squares: Floats, stretches: Floats) -> Difference:
+    """Difference of a jump from none."""
+    nothing = Stretches(stretches, np.zeros_like(stretches), same=True)
+    return paired_difference(squares, np.zeros_like(squares), squares=True, stretches=nothing)
+
+
 def _artifact(zero: Difference) -> str:
-    if zero.dates < FEWEST_DATES or zero.low is None or zero.high is None:
+    intervals = [(zero.low, zero.high), (zero.edge_low, zero.edge_high)]
+    if zero.dates < FEWEST_DATES:
         return "too few dates to tell whether there is an artifact"
-    if zero.low > 0:
-        return "the artifact is more than noise"
-    return "smoother at the boundary than elsewhere" if zero.high < 0 else "no artifact beyond noise"
+    if all(low is not None and low > 0 for low, _ in intervals):
+        return ARTIFACT
+    if all(high is not None and high < 0 for _, high in intervals):
+        return "smoother at the boundary than elsewhere"
+    return "no artifact beyond noise"
 
 
 def figures(value: float | None, signed: bool = False, digits: int = 3) -> str:

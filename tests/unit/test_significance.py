@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from anemoi_house.report.significance import paired_difference
+from anemoi_house.report.significance import Stretches, paired_difference
 
 
 def test_a_difference_on_every_date_is_told_through_weather_that_both_share() -> None:
@@ -64,3 +64,35 @@ def test_where_both_were_trained_several_times_the_trainings_must_differ_too() -
     assert (found.seed_low, found.seed_high) == pytest.approx((interval.low, interval.high))
     steady = paired_difference(np.stack([dates - 1, dates - 1.01]), np.stack([dates, dates + 0.01]), squares=False)
     assert steady.verdict == "better"
+
+
+def test_what_stays_in_place_from_date_to_date_is_chance_along_the_boundary() -> None:
+    random = np.random.default_rng(4)
+    place, weather = random.normal(0, 1, 8), random.normal(0, 0.01, (10, 1))
+    ours = (1.3 + place + weather)[None]
+    theirs = np.ones((1, 10, 8))
+    alone = paired_difference(ours.mean(axis=2), theirs.mean(axis=2), squares=True)
+    assert alone.verdict in ("better", "worse")
+    for same in (True, False):
+        found = paired_difference(
+            ours.mean(axis=2), theirs.mean(axis=2), squares=True, stretches=Stretches(ours, theirs, same)
+        )
+        assert (found.low, found.high) == (alone.low, alone.high)
+        assert found.edge_low < found.value < found.edge_high
+        assert found.verdict == "no difference beyond noise"
+
+
+def test_along_one_boundary_stretches_are_paired() -> None:
+    random = np.random.default_rng(5)
+    place = random.normal(0, 1, 8) + random.normal(0, 0.01, (1, 10, 8))
+    ours, theirs = place + 2, place + 2.5 + random.normal(0, 0.1, 8)
+    same, other = (
+        paired_difference(ours.mean(axis=2), theirs.mean(axis=2), squares=True, stretches=Stretches(ours, theirs, same))
+        for same in (True, False)
+    )
+    assert same.verdict == "better"
+    assert other.verdict == "no difference beyond noise"
+    # Student's interval, against scipy's own, in squares.
+    interval = stats.ttest_rel(ours[0].mean(axis=0), theirs[0].mean(axis=0)).confidence_interval(0.95)
+    unit = same.value / (ours.mean() - theirs.mean())
+    assert (same.edge_low, same.edge_high) == pytest.approx((interval.low * unit, interval.high * unit))
