@@ -73,9 +73,8 @@ lint: environment ## ruff and mypy
 test-unit: environment ## the fast tests
 	$(BIN)/python -m pytest -n 2 tests/unit
 
-# A file of tests is one worker's: it makes what its tests share once.
 test-integration: environment ## the tests on the stock commands
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 tests/integration
+	$(BIN)/python -m pytest --durations=25 tests/integration
 
 # For another Python: make test-python PYTHON=python3.13 VENV=.venv-3.13
 test-python: environment ## the unit tests and one training
