@@ -138,11 +138,18 @@ def take_steps(size: Size, case: str, connection: Connection) -> None:
     memory = _memory_of(size.device)
     memory.forget_peak()
     connection.send({**told, "before_gb": memory.now_gb(), "device": memory.device, "peak_of": memory.peak_of})
-    for _ in iter(connection.recv, "end"):
+    while _asked(connection):
         wall, cpu = time.perf_counter(), time.process_time()
         loss = step()
         taken = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         connection.send({**taken, "loss": loss, "peak_gb": memory.peak_gb()})
+
+
+def _asked(connection: Connection) -> bool:
+    """Whether there is a step to take: False when the other end is closed."""
+    with contextlib.suppress(EOFError):
+        return bool(connection.recv())
+    return False
 
 
 def _optimizers(module: Any) -> list[Any]:
@@ -215,7 +222,7 @@ def case_process(size: Size, case: str) -> Iterator[tuple[dict[str, Any], Callab
     """What a case says of itself, and a function that takes a step there."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=take_steps, args=(size, case, theirs), daemon=True)
+    process = context.Process(target=take_steps, args=(size, case, theirs))
     process.start()
     theirs.close()  # ours alone is left: the end of the process is then an end of file
 
@@ -225,12 +232,11 @@ def case_process(size: Size, case: str) -> Iterator[tuple[dict[str, Any], Callab
 
     try:
         yield ours.recv(), step
-        ours.send("end")
     except EOFError:
         raise SystemExit(f"The process of {case} ended by itself; its message is above.") from None
     finally:
-        process.join(60)
-        ours.close()
+        ours.close()  # which ends the process
+        process.join()
 
 
 def measure(size: Size, rounds: int) -> dict[str, Any]:
