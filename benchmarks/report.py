@@ -35,6 +35,8 @@ LEADS_H = tuple(range(0, 73, 6))
 APART_H = 12
 NUMBERS_OF_DATES = (5, 10)
 CORES = 2
+TIMES = 2
+"""Each is made so often; the faster one counts."""
 
 
 def dates_needed(dates: int) -> int:
@@ -130,12 +132,14 @@ def main() -> None:
             made = folder / f"{dates}"
             if not made.exists():
                 make_forecasts(made, sample, dates)
-            result["by_dates"][str(dates)] = measure(made, folder / f"report-{dates}")
+            found = [measure(made, folder / f"report-{dates}") for _ in range(TIMES)]
+            result["by_dates"][str(dates)] = min(found, key=lambda each: each["seconds"])
             print(json.dumps(result["by_dates"][str(dates)]), file=sys.stderr)
-        few, many = (result["by_dates"][str(dates)]["seconds"] for dates in NUMBERS_OF_DATES)
+        # Of the processor: on a machine that is shared, the clock tells more of the others.
+        few, many = (result["by_dates"][str(dates)]["cpu_seconds"] for dates in NUMBERS_OF_DATES)
         added = NUMBERS_OF_DATES[1] - NUMBERS_OF_DATES[0]
-        result["seconds_per_date"] = (many - few) / added
-        result["seconds_without_dates"] = few - NUMBERS_OF_DATES[0] * (many - few) / added
+        result["cpu_seconds_per_date"] = (many - few) / added
+        result["cpu_seconds_without_dates"] = few - NUMBERS_OF_DATES[0] * (many - few) / added
         records.write(result, arguments.json)
     finally:
         if not kept:

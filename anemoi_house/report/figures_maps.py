@@ -31,7 +31,6 @@ PIXELS = 420
 """Of a map, across: each shows the value of the node that is nearest to it."""
 MARGIN_KM = 900.0
 FIELD, ERROR, CHANGE = "cividis", "cividis", "PuOr_r"
-COLOURS = 256
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ class Atlas:
         text = f"in the LAM {count['lam']:,}, within {nodes.boundary_width_km:g} km of it {count['rim']:,}"
         text += f"\ntowards the poles {count['poles']:,}, elsewhere {count['elsewhere']:,}"
         axes.set_xlabel(text, fontsize=9, color=INK)
-        return Picture(f"coverage-{name}", f"Isolated data nodes of {name}: {text}", as_png(figure, COLOURS))
+        return Picture(f"coverage-{name}", f"Isolated data nodes of {name}: {text}", as_png(figure, map_colours=True))
 
     def _map(
         self,
@@ -262,7 +261,7 @@ class Atlas:
             bar = figure.colorbar(image, cax=place, orientation="horizontal", extend="both")
             bar.set_label(label, fontsize=9, color=INK)
             bar.ax.tick_params(labelsize=8.5)
-        return Picture(file, title, as_png(figure, COLOURS))
+        return Picture(file, title, as_png(figure, map_colours=True))
 
     def _frame(self, title: str) -> tuple[Figure, Axes]:
         figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white")

@@ -142,7 +142,7 @@ def _top(numbers: Numbers, first: Picture) -> str:
         f'<p class="what">anemoi-house report · {len(numbers["runs"])} runs · {_dates(numbers)}</p>'
         f"<h1>{escape(verdict['headline'])}</h1>"
         f'<div class="top"><div><p class="what">{escape(verdict["measure"])}. 0: nothing at the boundary '
-        "beyond what the field does elsewhere. Smaller is better.</p>"
+        "beyond what the field does elsewhere. Smaller is better, down to 0.</p>"
         f'<ul class="verdict">{sentences}</ul></div>{_image(first)}</div>'
     )
 
@@ -201,6 +201,8 @@ def _cell(place: tuple[str | int, ...], numbers: Numbers, show: _Numbers) -> str
     if found["spread_trainings"] is not None:
         spread, trainings = show(*place, "spread_trainings", digits=2), show(*place, "trainings")
         text += f'<span class="sub">± {spread} over {trainings} trainings</span>'
+    if "artifact" in found:
+        text += f'<span class="sub">{escape(found["artifact"])}</span>'
     if difference := found["difference"]:
         verdict = difference["verdict"]
         text += f'<span class="said">{SYMBOLS.get(verdict, "")} {escape(verdict)}</span>'

@@ -103,7 +103,7 @@ def paired_difference(
         `better` or `worse` where no interval holds 0, and there are at least `FEWEST_DATES` dates.
     """
     one, other = (np.atleast_2d(np.asarray(values, dtype=np.float64)) for values in (ours, theirs))
-    usable = np.isfinite(one).all(axis=0) & np.isfinite(other).all(axis=0)
+    usable = np.logical_and(np.isfinite(one).all(axis=0), np.isfinite(other).all(axis=0))
     one, other, dates = one[:, usable], other[:, usable], int(usable.sum())
     if not dates:
         return Difference(None, None, None, 0, None, None, None, None, "no date that both have")

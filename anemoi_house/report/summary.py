@@ -142,7 +142,8 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
         stretches = Stretches(
             stretches_of(name, lead), stretches_of(baseline, lead), comparison.same_boundary(name, baseline)
         )
-        return cell(index_of(name, lead), index_of(baseline, lead), name == baseline, stretches)
+        found = cell(index_of(name, lead), index_of(baseline, lead), name == baseline, stretches)
+        return {**found, "artifact": _artifact(_beside_nothing(index_of(name, lead), stretches.ours))}
 
     def ring_of(name: str, score: str) -> Floats:
         return (comparison.stacked(name, score)[:, :, decides] / ring[:, decides, None]).mean(axis=1)
@@ -168,7 +169,7 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
                 "by_date": signed_root(deciding.mean(axis=0)),
                 **rings,
                 "isolated_near_lam": max(isolated[name]) if isolated[name] else None,
-                "artifact": _artifact(_beside_nothing(deciding, stretches_of(name, decides))),
+                "artifact": index[str(frame.deciding_h)]["artifact"],
             }
         )
     for cells in (
@@ -262,7 +263,7 @@ def verdict(rows: Sequence[dict[str, Any]], lead_h: int, verified: bool) -> dict
     if not others:
         headline = f"One experiment, {baseline}: nothing to compare it with"
     elif not reasons and not any(row["artifact"] == ARTIFACT for row in rows):
-        headline = "No experiment has an artifact at the boundary beyond noise"
+        headline = f"No experiment has an artifact at the boundary beyond noise at +{lead_h} h"
     elif better:
         headline = f"{better[0]} is better at the boundary than {baseline}, by more than noise"
     elif worse:
@@ -270,7 +271,7 @@ def verdict(rows: Sequence[dict[str, Any]], lead_h: int, verified: bool) -> dict
     elif reasons:
         headline = f"It cannot be told which is better at the boundary: {_and(sorted(map(str, reasons)))}"
     else:
-        headline = "No difference at the boundary beyond noise"
+        headline = f"No difference at the boundary beyond noise at +{lead_h} h"
     sentences = [_sentence(row["experiment"], named, baseline, row["artifact"]) for row in rows]
     once = [row["experiment"] for row in rows if named[row["experiment"]]["trainings"] == 1]
     if once and others:
