@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= .demo
-STEPS ?= 100
+STEPS ?= 200
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export MPLBACKEND := Agg

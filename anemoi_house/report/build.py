@@ -178,8 +178,10 @@ def _known(run: Compared) -> tuple[dict[str, Any], _Graph | None]:
     else:
         history = [list(row) for row in losses(run.trained)]
         rings = _rings(run.trained)
-        if not history:
+        if not run.trained.spool.records_path.is_file():
             lacks.append("its training left no record (a spool), so that losses and metrics are not shown.")
+        elif not history:
+            lacks.append("its training ended before it was validated, so that losses and metrics are not shown.")
         try:
             coverage, graph = _coverage(run.trained)
         except HouseError as mistake:

@@ -21,8 +21,8 @@ FEWEST_DATES = 6
 """With fewer dates, all of them can lie on one side by chance more often than 1 time in 20."""
 
 BETTER, WORSE, NOISE = "better", "worse", "no difference beyond noise"
-LOWER = "lower, but the first has no artifact"
-"""Of a jump that is smaller than one which is none beyond noise: there is nothing to better."""
+LOWER, HIGHER = "lower, but the first has no artifact", "higher, but no artifact"
+"""Of a jump where the larger of the two is none beyond noise: there is nothing to better."""
 
 
 @dataclass(frozen=True)

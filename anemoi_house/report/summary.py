@@ -14,6 +14,7 @@ from anemoi_house.report.comparison import SQUARES, STRETCHED, Comparison
 from anemoi_house.report.significance import (
     BETTER,
     FEWEST_DATES,
+    HIGHER,
     LEVEL,
     LOWER,
     NOISE,
@@ -223,13 +224,11 @@ def cell(squares: Floats, baseline: Floats, is_baseline: bool, stretches: Stretc
     dates = usable.shape[1]
     by_date, by_training = signed_root(usable.mean(axis=0)), signed_root(_mean(usable, axis=1))
     difference = None if is_baseline else paired_difference(squares, baseline, squares=True, stretches=stretches)
-    if (
-        difference
-        and difference.verdict == BETTER
-        and stretches is not None
-        and _artifact(_beside_nothing(baseline, stretches.theirs)) != ARTIFACT
-    ):
-        difference = replace(difference, verdict=LOWER)
+    if difference and stretches is not None and difference.verdict in (BETTER, WORSE):
+        # An artifact is what is better or worse; where the larger jump is none, the two are told apart all the same.
+        larger = (baseline, stretches.theirs) if difference.verdict == BETTER else (squares, stretches.ours)
+        if _artifact(_beside_nothing(*larger)) != ARTIFACT:
+            difference = replace(difference, verdict=LOWER if difference.verdict == BETTER else HIGHER)
     return {
         "value": by_training.mean() if dates else None,
         "spread_dates": by_date.std(ddof=1) if dates > 1 else None,
@@ -258,7 +257,7 @@ def verdict(rows: Sequence[dict[str, Any]], lead_h: int, verified: bool) -> dict
     better = sorted((name for name in said if said[name] == BETTER), key=lambda name: named[name]["value"])
     worse = [name for name in said if said[name] == WORSE]
     baseline = first["experiment"]
-    known = {BETTER, WORSE, NOISE, LOWER, None}
+    known = {BETTER, WORSE, NOISE, LOWER, HIGHER, None}
     reasons = {text for text in said.values() if text not in known}
     if not others:
         headline = f"One experiment, {baseline}: nothing to compare it with"
@@ -290,6 +289,8 @@ def _sentence(name: str, named: dict[str, dict[str, Any]], baseline: str, artifa
     if difference := found["difference"]:
         if difference["verdict"] == LOWER:
             text += f", lower than {baseline}, which has no artifact"
+        elif difference["verdict"] == HIGHER:
+            text += f", higher than {baseline}"
         elif difference["verdict"] in (BETTER, WORSE):
             text += f", {difference['verdict']} than {baseline}"
         else:

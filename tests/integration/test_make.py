@@ -82,22 +82,20 @@ def test_compare_shows_the_four_experiments_on_one_page(folder):
     assert [run["experiment"] for run in found["runs"]] == names
     assert [variable["name"] for variable in found["variables"]] == ["gh_500", "t_850", "u_850", "v_850"]
     assert (len(found["dates"]), found["leads_h"], found["faults"], found["notes"]) == (6, [*range(0, 49, 6)], [], [])
+    # So few steps end before the first validation: there are forecasts and graphs, and neither losses nor metrics.
+    assert all("ended before it was validated" in text for run in found["runs"] for text in run["lacks"])
+    assert [run["coverage"]["isolated"]["all"] for run in found["runs"]] == [460, 228, 228, 0]
+    assert [run["lam_shape"] for run in found["runs"]] == [[26, 44], [26, 44], [22, 40], [22, 40]]
+    assert found["places"]["trimmed_nodes"] == 26 * 44 - 22 * 40
     for run in found["runs"]:
-        assert run["lacks"] == []
-        assert run["losses"]
-        assert {f"{ring}_ring/t_850" for ring in ("inner", "outer")} <= run["rings"].keys()
-        # What the page says of the rings in forecasts of 6 h beside what the stock trainer said of them in validation:
-        # other dates, the same order of magnitude.
-        forecast = [row for row in run["scores"]["t_850"]["rmse_inner_ring"][1] if row is not None]
-        assert 0.3 < (sum(forecast) / len(forecast)) / run["rings"]["inner_ring/t_850"][-1][1] ** 0.5 < 3
-    isolated = [run["coverage"]["isolated"] for run in found["runs"]]
-    assert [zones["rim"] for zones in isolated][1:] == [0, 0, 0]
-    assert isolated[0]["rim"] > 0
-    assert isolated[3]["all"] == 0
+        # An untrained model is no forecaster, but every score is there.
+        assert None not in [
+            score for scores in run["scores"].values() for leads in scores["jump"][1:] for score in leads
+        ]
     page = (report / "index.html").read_text()
     assert found["summary"]["verdict"]["headline"] in page
     assert all(name in page for name in names)
-    assert page.count("<img ") == len(list((report / "figures").glob("*.png"))) > 80
+    assert page.count("<img ") == len(list((report / "figures").glob("*.png"))) > 70
 
 
 def test_published_numbers(folder):

@@ -137,6 +137,35 @@ def test_the_summary_says_which_is_better_and_by_how_much(steps: Comparison) -> 
     assert ring["value"] == pytest.approx(2 / 9, rel=1e-4)
 
 
+def test_where_there_is_no_artifact_there_is_nothing_to_better(tmp_path: Path) -> None:
+    def small(where: World, variable: str, date: str, lead: int) -> np.ndarray:
+        return noise(where, variable, date, lead)
+
+    def smaller(where: World, variable: str, date: str, lead: int) -> np.ndarray:
+        return 0.5 * noise(where, variable, date, lead)
+
+    def seam(where: World, variable: str, date: str, lead: int) -> np.ndarray:
+        return noise(where, variable, date, lead) + np.where(where.in_lam, 6, 0)
+
+    names = {"nbd": small, "half": smaller, "seam": seam}
+    folders = {name: write_run(tmp_path, WHOLE, error, run_id=name, name=name) for name, error in names.items()}
+    worlds = dict.fromkeys(names, WHOLE)
+
+    def said(*runs: str) -> dict[str, Any]:
+        found = of_runs(*(folders[name] for name in runs), worlds=worlds)
+        return summary(found, [{"experiment": name, "coverage": None} for name in runs])
+
+    without = said("nbd", "half")
+    assert without["verdict"]["headline"] == "No experiment has an artifact at the boundary beyond noise at +12 h"
+    assert [row["artifact"] for row in without["rows"]].count("the artifact is more than noise") == 0
+    assert without["rows"][1]["index"]["12"]["difference"]["verdict"] not in ("better", "worse")
+    one = said("nbd", "seam")
+    assert one["verdict"]["headline"] == "Nothing is better at the boundary than nbd; seam is worse"
+    other = said("seam", "nbd")
+    assert other["verdict"]["headline"] == "nbd is better at the boundary than seam, by more than noise"
+    assert other["rows"][0]["artifact"] == "the artifact is more than noise"
+
+
 def test_trainings_of_one_name_are_one_experiment(tmp_path: Path) -> None:
     folders = [
         write_run(tmp_path, WHOLE, step(size, 0), run_id=f"{name}{size}", name=name, dates=DATES)
