@@ -127,7 +127,7 @@ def seconds(line: str) -> float:
 
 def test_a_limit_is_a_pause(slurm: SlurmCluster, sample: Path, tmp_path: Path, record_property) -> None:
     """Two jobs with one seed, side by side: one with a limit shorter than its training, one without."""
-    steps, seed = 120, "--seed=2020"
+    steps, seed = 160, "--seed=2020"
     limited = Trained(
         slurm, sample, tmp_path / "limited", "--time=2", "--signal-before=60", seed, f"training.max_steps={steps}"
     )
@@ -135,7 +135,7 @@ def test_a_limit_is_a_pause(slurm: SlurmCluster, sample: Path, tmp_path: Path, r
     limited.submit("--nodelist=node1", "--exclusive")
     whole.submit("--nodelist=node2", "--exclusive")
     assert whole.ended()["JobState"] == "COMPLETED", whole.last_words
-    job = limited.ended(patience_s=480)
+    job = limited.ended(patience_s=900)
     assert job["JobState"] == "COMPLETED", limited.last_words
     restarts = int(job["Restarts"])
     assert restarts >= 2
