@@ -260,7 +260,7 @@ def _sections(found: dict[str, Any], comparison: Comparison, graphs: dict[str, _
     if verified:
         yield _section(
             "Error against distance from the boundary",
-            "Root-mean-square error over dates. Each run around its own boundary; grey: inside the LAM.",
+            "Root-mean-square error over dates. Each run around its own boundary; shaded: inside the LAM.",
             ("", lines.profiles(found)),
         )
     yield _section(

@@ -21,8 +21,7 @@ from anemoi_house.report.comparison import Comparison
 from anemoi_house.report.figures_lines import Picture
 from anemoi_house.report.graph_plot import ISOLATED, LAM, Projection, coastlines, outline
 from anemoi_house.report.places import Grid
-from anemoi_house.report.style import DOTS_PER_INCH, INK, pretty
-from anemoi_house.report.style import png as as_png
+from anemoi_house.report.style import DOTS_PER_INCH, INK, png, pretty
 
 Floats = NDArray[np.float64]
 
@@ -223,7 +222,7 @@ class Atlas:
         text = f"in the LAM {count['lam']:,}, within {nodes.boundary_width_km:g} km of it {count['rim']:,}"
         text += f"\ntowards the poles {count['poles']:,}, elsewhere {count['elsewhere']:,}"
         axes.set_xlabel(text, fontsize=9, color=INK)
-        return Picture(f"coverage-{name}", f"Isolated data nodes of {name}: {text}", as_png(figure, map_colours=True))
+        return Picture(f"coverage-{name}", f"Isolated data nodes of {name}: {text}", png(figure))
 
     def _map(
         self,
@@ -261,7 +260,7 @@ class Atlas:
             bar = figure.colorbar(image, cax=place, orientation="horizontal", extend="both")
             bar.set_label(label, fontsize=9, color=INK)
             bar.ax.tick_params(labelsize=8.5)
-        return Picture(file, title, as_png(figure, map_colours=True))
+        return Picture(file, title, png(figure))
 
     def _frame(self, title: str) -> tuple[Figure, Axes]:
         figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white")

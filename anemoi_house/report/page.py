@@ -322,8 +322,8 @@ def _reading(numbers: Numbers, show: _Numbers) -> str:
         "boundary: for jumps the interval over stretches of the boundary must not hold 0 either, and where both were "
         "trained several times, nor that over trainings. Where the larger of two jumps is none beyond noise there is "
         "nothing to better: they are called lower and higher. Dates count as independent: where forecasts overlap in "
-        "time the intervals are too narrow. Each cell stands for itself: of twenty comparisons without any difference, one "
-        "is expected to look like one. The verdict is about one of them, named above.",
+        "time the intervals are too narrow. Each cell stands for itself: of twenty comparisons without any "
+        "difference, one is expected to look like one. The verdict is about one of them, named above.",
         f"<strong>Regions.</strong> Inner ring: up to {show('rings_km', 'inner_km')} km inside the boundary; outer "
         f"ring: up to {show('rings_km', 'outer_km')} km outside.",
     ]

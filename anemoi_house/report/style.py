@@ -117,19 +117,15 @@ def pretty(units: str) -> str:
     return re.sub(r"\*\*(-?\d+)", lambda found: found[1].translate(_RAISED), units)
 
 
-def png(figure: Figure, *, map_colours: bool = False) -> bytes:
-    """The figure as PNG with a palette, a third of the size of one without.
-
-    With `map_colours` it keeps rare colours of a scale, at the price of slightly other greys.
-    """
+def png(figure: Figure) -> bytes:
+    """The figure as PNG with a palette, a third of the size of one without; rare colours are kept."""
     from PIL import Image
 
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    method = Image.Quantize.MAXCOVERAGE if map_colours else Image.Quantize.MEDIANCUT
-    small = picture.quantize(256 if map_colours else 128, method, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
+    small = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small.save(buffer, "png", dpi=(figure.dpi, figure.dpi))
     return buffer.getvalue()
