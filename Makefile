@@ -58,7 +58,7 @@ benchmark: environment ## what builders, datasets, tracking, trainings, measures
 	$(BIN)/python benchmarks/report.py --json benchmarks/results/report.json
 	$(BIN)/python benchmarks/boundary.py --json benchmarks/results/boundary.json
 
-study: environment ## the experiments trained alike from three seeds, and what each does at the boundary (an hour on 2 cores)
+study: environment ## the experiments trained alike from three seeds, and what each does at the boundary (40 minutes on 2 cores)
 	$(BIN)/python benchmarks/study.py $(DEMO)/study --json benchmarks/results/study.json
 	$(BIN)/python benchmarks/study_figures.py benchmarks/results/study.json -o docs/images
 

@@ -6,10 +6,14 @@ import argparse
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+_NUMBERS = re.compile(r"\[[^][{}\"]+\]")
+"""Lists of numbers alone: each goes on one line."""
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +31,7 @@ def circumstances(packages: Sequence[str]) -> dict[str, Any]:
 
 def write(result: dict[str, Any], target: str) -> None:
     """Write a result to a file, whole or not at all, or to standard output for `-`."""
-    text = json.dumps(_rounded(result), indent=2)
+    text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(_rounded(result), indent=2))
     if target == "-":
         print(text)
         return

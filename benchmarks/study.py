@@ -37,7 +37,7 @@ from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
 from anemoi_house.sample.build import GRIDS
 
-SAMPLE_DATES = 264
+GRID, SAMPLE_DATES = "study", 264
 TRIM = "dataloader.trim='225 km'"
 EXPERIMENTS = {
     "mmgt": ["--config-name=mmgt"],
@@ -45,7 +45,6 @@ EXPERIMENTS = {
     "tnbd": ["--config-name=tnbd", TRIM],
     "tnbd_covering": ["--config-name=tnbd_covering", TRIM],
     "nbd_covering": ["--config-name=nbd", "graph=house_covering"],
-    "tnbd_wide": ["--config-name=tnbd", "dataloader.trim='480 km'"],
 }
 CONTRASTS = {
     "nbd - mmgt": "20 neighbours for 12, so that no node of the rim is isolated",
@@ -55,12 +54,12 @@ CONTRASTS = {
     "tnbd_covering - nbd_covering": "225 km trimmed off the LAM, covering",
     "tnbd_covering - tnbd": "covering for 20 neighbours, trimmed",
     "tnbd - mmgt": "20 neighbours and the trim",
-    "tnbd_wide - tnbd": "480 km trimmed, not 225 km",
 }
 SEEDS = (1, 2, 3)
 DATES, LEAD_TIME = "2020-02-19T06/2020-03-02T12/42h", "72h"
 """Eight starts, two at each hour of the day, none of them a date that was trained or validated on."""
 JUDGED_LEADS_H = (6, 24, 48, 72)
+BY_DATE_LEADS_H = (24, 48)
 
 PACKAGES = ("anemoi-house", "anemoi-training", "anemoi-models", "anemoi-graphs", "anemoi-inference", "torch", "numpy")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
@@ -86,7 +85,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As trackers and reports show it."""
+        """For a person; trackers and reports have the experiment's, under which they pool its seeds."""
         return f"{self.experiment}_seed{self.seed}"
 
     @property
@@ -97,12 +96,16 @@ class Run:
     @property
     def arguments(self) -> list[str]:
         """Of `anemoi-training train`."""
-        return [*EXPERIMENTS[self.experiment], "+sample=house_study", f"diagnostics.log.mlflow.run_name={self.name}"]
+        return [
+            *EXPERIMENTS[self.experiment],
+            "+sample=house_study",
+            f"diagnostics.log.mlflow.run_name={self.experiment}",
+        ]
 
     @property
     def graph(self) -> Path:
         """The graph that it was trained on."""
-        return self.folder / "graphs" / f"{self.name}.pt"
+        return self.folder / "graphs" / f"{self.experiment}.pt"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -121,7 +124,7 @@ def main() -> int:
     runs = [Run(name, seed, study) for seed in arguments.seeds for name in arguments.experiments]
     prefix = shlex.split(arguments.prefix)
     try:
-        _build_sample(study, arguments.grid)
+        _build_sample(study)
         _make(runs, arguments.side_by_side, prefix)
         result = records.circumstances(PACKAGES) | _result(study, arguments)
         records.write(result, arguments.json)
@@ -135,7 +138,6 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="NAME")
-    parser.add_argument("--grid", choices=["study", "study_edge"], default="study", help="default: study")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="N")
     parser.add_argument("--side-by-side", type=int, default=2, metavar="N", help="processes at once (default: 2)")
     parser.add_argument("--prefix", default="", metavar="COMMAND", help="before each of them, such as 'nice'")
@@ -143,8 +145,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _build_sample(study: Path, grid: str) -> None:
-    command = [BIN / "anemoi-house", "sample", study / "sample", "--grid", grid, "--dates", str(SAMPLE_DATES)]
+def _build_sample(study: Path) -> None:
+    command = [BIN / "anemoi-house", "sample", study / "sample", "--grid", GRID, "--dates", str(SAMPLE_DATES)]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         raise HouseError("the sample data could not be built.")
 
@@ -234,7 +236,7 @@ def _settings(experiment: str) -> str:
 
 def _result(study: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Scores of all runs, and differences between the experiments."""
-    experiments, seeds, grid = arguments.experiments, arguments.seeds, GRIDS[arguments.grid].lam
+    experiments, seeds, grid = arguments.experiments, arguments.seeds, GRIDS[GRID].lam
     whole = next((name for name in experiments if not any("trim" in each for each in EXPERIMENTS[name])), None)
     if whole is None:
         raise HouseError("--experiments: give one that is not trimmed, for where HRRR's edge is.")
@@ -256,7 +258,7 @@ def _result(study: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         raise HouseError("the runs have forecasts of different dates or lead times; make those that are missing.")
     leads = {lead: first["leads_h"].index(lead) for lead in JUDGED_LEADS_H}
     return {
-        "grid": {"name": arguments.grid, "dates": SAMPLE_DATES},
+        "grid": {"name": GRID, "dates": SAMPLE_DATES},
         "experiments": {name: EXPERIMENTS[name] for name in experiments},
         "seeds": list(seeds),
         "dates": first["dates"],
@@ -269,7 +271,10 @@ def _result(study: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "mesh_use": {name: mesh_use(Run(name, seeds[0], study).folder) for name in experiments},
         "band": {name: runs[0]["band"] for name, runs in scores.items()},
         "scores": {name: _summary(runs) for name, runs in scores.items()},
-        "by_date": {name: _by_date(runs, leads) for name, runs in scores.items()},
+        "by_date": {
+            name: _by_date(runs, {lead: leads[lead] for lead in BY_DATE_LEADS_H}) for name, runs in scores.items()
+        },
+        "differences_are": "value, low and high end of the 95 % interval",
         "differences": _differences(scores, leads),
     }
 
@@ -354,9 +359,9 @@ def _differences(scores: dict[str, list[dict[str, Any]]], leads: dict[int, int])
             units = np.stack([squares(scores[theirs], each, score, scale) for each in VARIABLES]).mean(axis=(1, 2))
             found[contrast][score] = {
                 str(lead): {
-                    "all": _as_dict(difference(one[..., at], other[..., at], np.sqrt(units[:, at]))),
+                    "all": _interval(difference(one[..., at], other[..., at], np.sqrt(units[:, at]))),
                     **{
-                        variable: _as_dict(difference(one[[row], ..., at], other[[row], ..., at]))
+                        variable: _interval(difference(one[[row], ..., at], other[[row], ..., at]))
                         for row, variable in enumerate(VARIABLES)
                     },
                 }
@@ -365,11 +370,9 @@ def _differences(scores: dict[str, list[dict[str, Any]]], leads: dict[int, int])
     return found
 
 
-def _as_dict(found: Difference) -> dict[str, Any]:
-    numbers = {"value": found.value, "low": found.low, "high": found.high}
-    errors = {"error_seeds": found.error_seeds, "error_dates": found.error_dates}
-    finite = {key: value if np.isfinite(value) else None for key, value in (numbers | errors).items()}
-    return finite | {"beyond_noise": bool(np.isfinite(found.low)) and found.beyond_noise}
+def _interval(found: Difference) -> list[float | None]:
+    """Difference, and the ends of its interval where there is one."""
+    return [value if np.isfinite(value) else None for value in (found.value, found.low, found.high)]
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

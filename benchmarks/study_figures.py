@@ -18,7 +18,6 @@ STYLES = {
     "nbd_covering": ("#56B4E9", "--", "D"),
     "tnbd": ("#D55E00", "-.", "^"),
     "tnbd_covering": ("#E69F00", "-.", "v"),
-    "tnbd_wide": ("#009E73", ":", "P"),
 }
 LEADS_H = (24, 48)
 SHOWN = {
@@ -33,7 +32,7 @@ SHOWN = {
     "error jump": "jump of the error",
     "error kink": "kink of the error",
 }
-CONTRASTS = ("nbd - mmgt", "nbd_covering - nbd", "tnbd - nbd", "tnbd_covering - tnbd", "tnbd_wide - tnbd")
+CONTRASTS = ("nbd - mmgt", "nbd_covering - mmgt", "tnbd - nbd", "tnbd_covering - tnbd")
 
 
 def main() -> None:
@@ -97,11 +96,11 @@ def _intervals(panel: Axes, contrast: dict[str, Any], lead: str) -> None:
     panel.axvline(0, color="0.4", linewidth=0.8)
     for place, score in enumerate(SHOWN):
         found = contrast.get(score, {}).get(lead, {}).get("all")
-        if found is None or found["low"] is None:
+        if found is None or None in found:
             continue
-        value, low, high = (100 * found[key] for key in ("value", "low", "high"))
+        value, low, high = (100 * number for number in found)
         panel.plot([low, high], [place, place], color="black", linewidth=1)
-        face = "black" if found["beyond_noise"] else "white"
+        face = "white" if low <= 0 <= high else "black"
         panel.plot([value], [place], "o", color="black", markerfacecolor=face, markersize=5)
     panel.set_ylim(len(SHOWN) - 0.5, -0.5)
     panel.tick_params(axis="x", labelsize=7)

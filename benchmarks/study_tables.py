@@ -32,7 +32,6 @@ SHOWN = (
     "tnbd - nbd",
     "tnbd_covering - nbd_covering",
     "tnbd_covering - tnbd",
-    "tnbd_wide - tnbd",
 )
 
 
@@ -86,10 +85,10 @@ def differences(result: dict[str, Any], contrast: str) -> str:
     return _table([contrast.replace(" - ", " less "), *(f"{lead} h" for lead in LEADS_H)], rows)
 
 
-def _cell(found: dict[str, Any]) -> str:
-    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
+def _cell(found: list[float]) -> str:
+    value, low, high = (100 * number for number in found)
     text = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f"**{text}**" if found["beyond_noise"] else text
+    return text if low <= 0 <= high else f"**{text}**"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

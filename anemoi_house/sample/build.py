@@ -61,13 +61,10 @@ class SampleGrid:
     lam : LambertGrid
     global_spacing : float
         Degrees.
-    edge_error : bool
-        Whether the LAM carries an error at its edge: see `anemoi_house.sample.edge`.
     """
 
     lam: LambertGrid
     global_spacing: float
-    edge_error: bool = False
 
     def points(self, part: str) -> tuple[Floats, Floats]:
         """Latitudes and longitudes (degrees), each of the two-dimensional shape of the part's grid."""
@@ -81,7 +78,6 @@ class SampleGrid:
 GRIDS = {
     "tiny": SampleGrid(HRRR_3KM.coarsened(40), 4.0),
     "study": SampleGrid(HRRR_3KM.coarsened(20), 180 / 42),
-    "study_edge": SampleGrid(HRRR_3KM.coarsened(20), 180 / 42, edge_error=True),
     "published": SampleGrid(HRRR_15KM, 1.0),
 }
 

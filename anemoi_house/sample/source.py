@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +15,6 @@ from anemoi_house.datasets.fields import Metadata
 from anemoi_house.errors import HouseError
 from anemoi_house.sample.atmosphere import LEVEL_PARAMETERS, UNITS, Atmosphere
 from anemoi_house.sample.build import GRIDS, PARTS
-from anemoi_house.sample.edge import EdgeError, Floats
 
 
 class HouseSampleSource(Source):
@@ -42,24 +40,14 @@ class HouseSampleSource(Source):
 
     def execute_valid_dates(self, argument: Any) -> SimpleFieldList:
         """All 83 fields of each date, as float32 arrays with the two-dimensional shape of the grid."""
-        _, geography, spacing = _sampled(self.grid, self.part)
+        atmosphere, geography, spacing = _sampled(self.grid, self.part)
         return SimpleFieldList(
             [
                 ArrayField(values.astype(np.float32), Metadata(_description(name, date, spacing), geography))
                 for date in argument
-                for name, values in self._state(date).items()
+                for name, values in atmosphere.state(date).items()
             ]
         )
-
-    def _state(self, date: datetime) -> dict[str, Floats]:
-        state = _sampled(self.grid, self.part)[0].state(date)
-        if self.part == "lam" and GRIDS[self.grid].edge_error:
-            errors = _edge_error(self.grid).at(date)
-            for name in state:
-                param, _, level = name.rpartition("_")
-                if param in errors and level.isdigit():
-                    state[name] += errors[param]
-        return state
 
 
 @lru_cache(maxsize=1)
@@ -68,11 +56,6 @@ def _sampled(grid: str, part: str) -> tuple[Atmosphere, UserGeography, str]:
     lat, lon = GRIDS[grid].points(part)
     geography = UserGeography({"latitudes": lat, "longitudes": lon}, shape=lat.shape)
     return Atmosphere(lat, lon), geography, GRIDS[grid].spacing(part)
-
-
-@lru_cache(maxsize=1)
-def _edge_error(grid: str) -> EdgeError:
-    return EdgeError(GRIDS[grid].lam)
 
 
 def _description(name: str, date: Any, spacing: str) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def test_too_few_dates(tmp_path: Path, dates: str, capsys: pytest.CaptureFixture
 
 
 def test_unknown_grid(tmp_path: Path) -> None:
-    with pytest.raises(HouseError, match=r"--grid huge: .*tiny, study, study_edge, published"):
+    with pytest.raises(HouseError, match=r"--grid huge: .*tiny, study, published"):
         build.build_sample(tmp_path / "x", "huge", DATES, overwrite=False)
     assert not (tmp_path / "x").exists()
 
@@ -225,7 +225,7 @@ def test_failed_rebuild_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.
 def test_source_names_a_bad_key() -> None:
     from anemoi_house.sample.source import HouseSampleSource
 
-    with pytest.raises(HouseError, match="grid: 'huge' is not one of tiny, study, study_edge, published"):
+    with pytest.raises(HouseError, match="grid: 'huge' is not one of tiny, study, published"):
         HouseSampleSource(None, grid="huge", part="lam")
     with pytest.raises(HouseError, match="part: 'lan' is not one of lam, global"):
         HouseSampleSource(None, grid="tiny", part="lan")
