@@ -20,7 +20,7 @@ from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import find_forecasts, forecasts_of
 from anemoi_house.graphs.coverage import DataNodes
 from anemoi_house.report import figures_lines as lines
-from anemoi_house.report.comparison import Compared, Comparison, Settings, compare, run_folders
+from anemoi_house.report.comparison import Compared, RunComparison, Settings, compare, run_folders
 from anemoi_house.report.figures_lines import Picture
 from anemoi_house.report.figures_maps import Atlas
 from anemoi_house.report.page import Group, Section, page
@@ -148,7 +148,7 @@ class _Graph:
 
 
 def write_report(
-    comparison: Comparison, output: Path, arguments: dict[str, Any], tell: Callable[[str], None] = lambda line: None
+    comparison: RunComparison, output: Path, arguments: dict[str, Any], tell: Callable[[str], None] = lambda line: None
 ) -> Path:
     """Draw and write a report; see `report`."""
     check_output(output)
@@ -241,7 +241,7 @@ def _coverage(run: Run) -> tuple[dict[str, Any], _Graph]:
     return describe(graph, RIM_KM), _Graph(data_nodes(graph, RIM_KM), isolated_data_nodes(graph))
 
 
-def _sections(found: dict[str, Any], comparison: Comparison, graphs: dict[str, _Graph]) -> Iterable[Section]:
+def _sections(found: dict[str, Any], comparison: RunComparison, graphs: dict[str, _Graph]) -> Iterable[Section]:
     atlas, names = Atlas(comparison), comparison.frame.variables
     verified, lead = found["summary"]["verified"], found["deciding_lead_h"]
     first = list(lines.index_by_lead(found))

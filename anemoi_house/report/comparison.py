@@ -182,7 +182,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """The runs, and what was found of each.
 
     Attributes
@@ -322,7 +322,7 @@ def compare(
     settings: Settings,
     tell: Tell = lambda line: None,
     verify: Callable[[Sequence[Forecast], Sequence[str]], Verification] = Verification,
-) -> Comparison:
+) -> RunComparison:
     """Scores of all runs.
 
     Parameters
@@ -379,7 +379,7 @@ def compare(
             if fault.lead_h == frame.deciding_h:
                 each.squared_error.pop((fault.variable, fault.date), None)
     frame = replace(frame, notes=(*frame.notes, *unknown))
-    return Comparison(runs, frame, grids, shared, scores, faults, tuple(sorted(unverified)))
+    return RunComparison(runs, frame, grids, shared, scores, faults, tuple(sorted(unverified)))
 
 
 class _Meter:

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from anemoi_house.geometry import EARTH_RADIUS_KM, to_cartesian
 from anemoi_house.graphs.coverage import DataNodes
-from anemoi_house.report.comparison import Comparison
+from anemoi_house.report.comparison import RunComparison
 from anemoi_house.report.figures_lines import Picture
 from anemoi_house.report.graph_plot import ISOLATED, LAM, Projection, coastlines, outline
 from anemoi_house.report.places import Grid
@@ -112,10 +112,10 @@ class Atlas:
 
     Parameters
     ----------
-    comparison : Comparison
+    comparison : RunComparison
     """
 
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(self, comparison: RunComparison) -> None:
         self._comparison = comparison
         largest = max(comparison.grids.values(), key=lambda grid: int(grid.in_lam.sum()))
         self._view = View.around(largest.points[largest.in_lam])

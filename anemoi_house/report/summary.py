@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.report.comparison import SQUARES, STRETCHED, Comparison
+from anemoi_house.report.comparison import SQUARES, STRETCHED, RunComparison
 from anemoi_house.report.significance import (
     BETTER,
     FEWEST_DATES,
@@ -42,12 +42,12 @@ SCORES = {
 """Scores of the tables by variable, and how they are headed."""
 
 
-def numbers(comparison: Comparison, runs: Sequence[dict[str, Any]], said: dict[str, Any]) -> dict[str, Any]:
+def numbers(comparison: RunComparison, runs: Sequence[dict[str, Any]], said: dict[str, Any]) -> dict[str, Any]:
     """All numbers of a report.
 
     Parameters
     ----------
-    comparison : Comparison
+    comparison : RunComparison
     runs : sequence of dict
         What is known of each run besides its forecasts: coverage of its graph, losses, metrics by region.
     said : dict
@@ -98,7 +98,7 @@ def numbers(comparison: Comparison, runs: Sequence[dict[str, Any]], said: dict[s
     return plain(found)
 
 
-def _of_run(comparison: Comparison, run_id: str) -> dict[str, Any]:
+def _of_run(comparison: RunComparison, run_id: str) -> dict[str, Any]:
     frame, grid, scores = comparison.frame, comparison.grids[run_id], comparison.scores[run_id]
     tables = [frame.leads_h.index(lead) for lead in frame.table_leads_h]
     of_variable = {}
@@ -122,7 +122,7 @@ def _of_run(comparison: Comparison, run_id: str) -> dict[str, Any]:
     }
 
 
-def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary(comparison: RunComparison, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first table, one row for each experiment, and the verdict above it."""
     frame, experiments = comparison.frame, list(comparison.experiments)
     baseline = experiments[0]
@@ -186,7 +186,7 @@ def summary(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
     }
 
 
-def by_variable(comparison: Comparison, variable: int) -> list[dict[str, Any]]:
+def by_variable(comparison: RunComparison, variable: int) -> list[dict[str, Any]]:
     """Table of one variable, in its units: a row for each experiment."""
     frame, experiments = comparison.frame, list(comparison.experiments)
     rows: list[dict[str, Any]] = [{"experiment": name, "cells": {}} for name in experiments]

@@ -11,7 +11,7 @@ from small_forecasts import DATES, LEADS_H, WIDTHS, Analyses, World, verify, wor
 
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import forecasts_of
-from anemoi_house.report.comparison import Compared, Comparison, Settings, compare
+from anemoi_house.report.comparison import Compared, RunComparison, Settings, compare
 from anemoi_house.report.places import Widths
 from anemoi_house.report.summary import figures, numbers, plain, summary
 
@@ -33,12 +33,12 @@ def compared(*folders: Path) -> list[Compared]:
     return [Compared(forecasts_of(folder)) for folder in folders]
 
 
-def of_runs(*folders: Path, worlds: dict[str, World], settings: Settings = SETTINGS, **how: Any) -> Comparison:
+def of_runs(*folders: Path, worlds: dict[str, World], settings: Settings = SETTINGS, **how: Any) -> RunComparison:
     return compare(compared(*folders), settings, verify=verify(worlds, **how))
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def steps(tmp_path_factory: pytest.TempPathFactory) -> RunComparison:
     """A run with a large jump, and a trimmed one with a small one."""
     folder = tmp_path_factory.mktemp("steps")
     runs = [
@@ -48,7 +48,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return of_runs(*runs, worlds={"one": WHOLE, "two": TRIMMED})
 
 
-def test_errors_that_are_constant_on_either_side_have_their_scores(steps: Comparison) -> None:
+def test_errors_that_are_constant_on_either_side_have_their_scores(steps: RunComparison) -> None:
     squares, plain_ = steps.scores["one"].squares, steps.scores["one"].plain
     for place, (lead, grown) in enumerate(zip(LEADS_H, (np.nan, 2.0, 3.0))):
         if not lead:
@@ -84,7 +84,7 @@ def test_a_lam_at_a_pole_or_across_the_date_line_has_the_same_scores(
     assert found.shared.trimmed_nodes == 320 - 12 * 16
 
 
-def test_the_analysis_has_the_same_index_with_and_without_a_forecast(steps: Comparison) -> None:
+def test_the_analysis_has_the_same_index_with_and_without_a_forecast(steps: RunComparison) -> None:
     squares = steps.scores["one"].squares
     np.testing.assert_allclose(squares["forecast_jump"][0, 0], squares["analysis_jump"][0, 0], rtol=1e-6)
 
@@ -123,7 +123,7 @@ def test_scores_of_rings_against_brute_force(tmp_path: Path) -> None:
         assert WHOLE.longitudes[one] == pytest.approx(TRIMMED.longitudes[two])
 
 
-def test_the_summary_says_which_is_better_and_by_how_much(steps: Comparison) -> None:
+def test_the_summary_says_which_is_better_and_by_how_much(steps: RunComparison) -> None:
     runs = [{"experiment": name, "coverage": None} for name in ("nbd", "tnbd")]
     found = summary(steps, runs)
     one, two = (row["index"]["12"] for row in found["rows"])
