@@ -214,17 +214,17 @@ def test_what_ends_before_a_checkpoint_is_not_requeued(slurm: SlurmCluster, samp
 
 def test_a_limit_in_the_middle_of_an_epoch(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
     """No checkpoint comes in the time that is left: what the epoch has done is done again, and nothing else."""
-    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=24", "training.max_steps=60",
-                  "dataloader.training.datasets.data.end=2020-01-08")  # fmt: skip
+    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=8", "training.max_steps=124",
+                  "dataloader.training.datasets.data.end=2020-01-16")  # fmt: skip
     job.submit()
     job.wait_for_epochs(1)
     slurm.run("scancel", "--batch", "--signal=USR1", job.job_id)  # as at the limit
-    job.wait_for("the limit is near; stops at the next checkpoint, or in 15 s")
+    job.wait_for("the limit is near; stops at the next checkpoint, or in 5 s")
     assert job.ended()["JobState"] == "COMPLETED", job.last_words
     assert job.slurm.job(job.job_id)["Restarts"] == "1"
-    assert job.said("requeued, to go on at anemoi-by_epoch-epoch_000-step_000030.ckpt")
-    assert "goes on at step 30 (anemoi-by_epoch-epoch_000-step_000030.ckpt)" in job.log
-    assert [path.name[-11:] for path in job.checkpoints] == ["000060.ckpt", "000030.ckpt"]
+    assert job.said("requeued, to go on at anemoi-by_epoch-epoch_000-step_000062.ckpt")
+    assert "goes on at step 62 (anemoi-by_epoch-epoch_000-step_000062.ckpt)" in job.log
+    assert [path.name[-11:] for path in job.checkpoints] == ["000124.ckpt", "000062.ckpt"]
 
 
 def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
