@@ -59,9 +59,7 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     text = "Build two sample datasets, hrrr.zarr and gfs.zarr, with the stock anemoi-datasets."
     parser = commands.add_parser("sample", help=text, description=text)
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder for the two datasets")
-    parser.add_argument(
-        "--grid", choices=["tiny", "study", "published"], default="tiny", help="default: tiny"
-    )
+    parser.add_argument("--grid", choices=["tiny", "study", "published"], default="tiny", help="default: tiny")
     parser.add_argument("--dates", type=int, default=120, metavar="N", help="number of 6-hourly dates (default: 120)")
     parser.add_argument("--overwrite", action="store_true", help="replace datasets that are already there")
     parser.set_defaults(run=_sample)
