@@ -48,6 +48,7 @@ def trained(installed, folder):
                 "train",
                 f"--config-name={experiment}",
                 f"training.max_steps={STEPS}",
+                f"dataloader.limit_batches.training={STEPS}",  # an epoch, so that it is validated
                 "dataloader.limit_batches.validation=4",
                 cwd=folder,
             )

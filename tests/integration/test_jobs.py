@@ -139,7 +139,8 @@ def test_a_limit_is_a_pause(slurm: SlurmCluster, sample: Path, tmp_path: Path, r
     assert job["JobState"] == "COMPLETED", limited.last_words
     restarts = int(job["Restarts"])
     assert restarts >= 2
-    assert len(limited.said("the limit is near")) == restarts == len(limited.said("requeued, to go on at"))
+    assert len(limited.said("requeued, to go on at")) == restarts
+    assert len(limited.said("the limit is near")) - restarts in (0, 1)  # the last attempt may end itself, so near
 
     # No step beyond the last end of an epoch is lost, so that each epoch was ended once.
     names = [path.name for path in limited.checkpoints]
