@@ -50,7 +50,7 @@ published: environment ## the published graphs and models, one JSON line each
 	@$(BIN)/anemoi-house sample $(DEMO)/published --grid published --dates 4 >&2
 	@$(BIN)/python -I benchmarks/published.py $(DEMO)/published
 
-benchmark: environment ## what builders, datasets, tracking, trainings, measures and reports cost, as JSON in benchmarks/results
+benchmark: environment ## what builders, datasets, tracking, measures and reports cost, as JSON in benchmarks/results
 	for grid in tiny published production; do \
 	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
 	$(BIN)/python benchmarks/datasets.py --json benchmarks/results/datasets.json

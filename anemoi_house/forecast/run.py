@@ -59,14 +59,19 @@ def run(plan: Plan) -> list[Path]:
                 _say(f"{date}: {plan.lead_h} h ahead, in {spent:.0f} s ({finished} of {len(plan.dates)})")
     except KeyboardInterrupt:
         raise HouseError(
-            f"stopped; {finished} of {len(plan.dates)} forecasts are in {plan.folder}. The same command goes on."
+            f"stopped; {_there(plan)} of {len(plan.dates)} forecasts are in {plan.folder}. The same command goes on."
         ) from None
     except OSError as error:
         raise HouseError(
-            f"{plan.folder}: cannot be written to ({error.strerror or error}); {finished} of {len(plan.dates)} "
+            f"{plan.folder}: cannot be written to ({error.strerror or error}); {_there(plan)} of {len(plan.dates)} "
             "forecasts are there. Give it room, and start the same command again."
         ) from error
     return [plan.file(date) for date in plan.dates]
+
+
+def _there(plan: Plan) -> int:
+    """Forecasts that are under their names, also where it ended just after one of them was put there."""
+    return sum(plan.file(date).exists() for date in plan.dates)
 
 
 def write_configs(plan: Plan) -> list[Path]:
