@@ -31,8 +31,9 @@ import numpy as np
 import records
 from study_mesh import mesh_use
 from study_scores import MEASURES, PLACES, PROFILE_KM, VARIABLES, Nodes, places_of, scores_of
-from study_statistics import Difference, difference, signed_root
+from study_statistics import Difference, difference
 
+from anemoi_house.boundary.index import signed_root
 from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
 from anemoi_house.sample.build import GRIDS

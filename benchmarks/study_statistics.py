@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from anemoi_house.boundary.index import signed_root
+
 LEVEL = 0.95
 RESAMPLES = 2000
 
@@ -40,12 +42,6 @@ class Difference:
     def beyond_noise(self) -> bool:
         """Whether the interval leaves out 0."""
         return not self.low <= 0 <= self.high
-
-
-def signed_root(values: ArrayLike) -> Floats:
-    """Square root that keeps the sign: a mean square less that of a background may be negative."""
-    values = np.asarray(values, dtype=np.float64)
-    return np.sign(values) * np.sqrt(np.abs(values))
 
 
 def difference(ours: ArrayLike, theirs: ArrayLike, units: ArrayLike = 1.0) -> Difference:

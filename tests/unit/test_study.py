@@ -14,12 +14,13 @@ from scipy.spatial import cKDTree
 from torch_geometric.data import HeteroData
 
 from anemoi_house.boundary.band import Band, cell_areas_km2
+from anemoi_house.boundary.index import signed_root
 from anemoi_house.geometry import chord, to_cartesian
 from anemoi_house.graphs import CoveringKNNEdges
 from anemoi_house.sample.build import GRIDS
 from benchmarks import grids
 from benchmarks.study_scores import MEASURES, PLACES, PROFILE_KM, Nodes, _of_forecast, places_of
-from benchmarks.study_statistics import difference, signed_root
+from benchmarks.study_statistics import difference
 from benchmarks.study_tables import tables
 
 ROOT = Path(__file__).parents[2]
