@@ -50,10 +50,11 @@ published: environment ## the published graphs and models, one JSON line each
 	@$(BIN)/anemoi-house sample $(DEMO)/published --grid published --dates 4 >&2
 	@$(BIN)/python -I benchmarks/published.py $(DEMO)/published
 
-benchmark: environment ## what builders, datasets, tracking, measures and reports cost, as JSON in benchmarks/results
+benchmark: environment ## what builders, datasets, trainings, tracking and reports cost, as JSON in benchmarks/results
 	for grid in tiny published production; do \
 	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
 	$(BIN)/python benchmarks/datasets.py --json benchmarks/results/datasets.json
+	$(BIN)/python benchmarks/training.py --json benchmarks/results/training.json
 	$(BIN)/python benchmarks/tracking.py --json benchmarks/results/tracking.json
 	$(BIN)/python benchmarks/report.py --json benchmarks/results/report.json
 	$(BIN)/python benchmarks/boundary.py --json benchmarks/results/boundary.json
