@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import records
+from study_fault import SETTINGS, write_faulty
 from study_mesh import mesh_use
 from study_scores import MEASURES, PLACES, PROFILE_KM, VARIABLES, Nodes, places_of, scores_of
 from study_statistics import Difference, difference
@@ -46,7 +47,13 @@ EXPERIMENTS = {
     "tnbd": ["--config-name=tnbd", TRIM],
     "tnbd_covering": ["--config-name=tnbd_covering", TRIM],
     "nbd_covering": ["--config-name=nbd", "graph=house_covering"],
+    "tnbd_wide": ["--config-name=tnbd", "dataloader.trim='480 km'"],
+    "nbd_fault": ["--config-name=nbd"],
 }
+FAULTY = ("nbd_fault",)
+"""Those whose HRRR data have a fault in their outer 225 km, in training and where forecasts start. `tnbd` and
+`tnbd_covering` would be the same with it, for they have no such cells."""
+
 CONTRASTS = {
     "nbd - mmgt": "20 neighbours for 12, so that no node of the rim is isolated",
     "nbd_covering - mmgt": "one edge more for each node that 12 neighbours leave out",
@@ -55,6 +62,9 @@ CONTRASTS = {
     "tnbd_covering - nbd_covering": "225 km trimmed off the LAM, covering",
     "tnbd_covering - tnbd": "covering for 20 neighbours, trimmed",
     "tnbd - mmgt": "20 neighbours and the trim",
+    "tnbd_wide - tnbd": "480 km trimmed for 225 km",
+    "nbd_fault - nbd": "a fault in HRRR's outer 225 km, untrimmed",
+    "tnbd - nbd_fault": "225 km trimmed off the LAM, where they have a fault",
 }
 SEEDS = (1, 2, 3)
 DATES, LEAD_TIME = "2020-02-19T06/2020-03-02T12/42h", "72h"
@@ -95,6 +105,11 @@ class Run:
         return self.study / "runs" / self.experiment / f"seed{self.seed}"
 
     @property
+    def sample(self) -> Path:
+        """Folder of its datasets."""
+        return self.study / ("faulty" if self.experiment in FAULTY else "sample")
+
+    @property
     def arguments(self) -> list[str]:
         """Of `anemoi-training train`."""
         return [
@@ -113,7 +128,7 @@ class Run:
         """Variables that it is trained with."""
         return {
             "ANEMOI_BASE_SEED": str(self.seed),
-            "HOUSE_SAMPLE": str(self.study / "sample"),
+            "HOUSE_SAMPLE": str(self.sample),
             "HOUSE_OUTPUT": str(self.folder),
             **ONE_THREAD,
         }
@@ -125,7 +140,7 @@ def main() -> int:
     runs = [Run(name, seed, study) for seed in arguments.seeds for name in arguments.experiments]
     prefix = shlex.split(arguments.prefix)
     try:
-        _build_sample(study)
+        _build_samples(study)
         _make(runs, arguments.side_by_side, prefix)
         result = records.circumstances(PACKAGES) | _result(study, arguments)
         records.write(result, arguments.json)
@@ -146,10 +161,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _build_sample(study: Path) -> None:
+def _build_samples(study: Path) -> None:
     command = [BIN / "anemoi-house", "sample", study / "sample", "--grid", GRID, "--dates", str(SAMPLE_DATES)]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         raise HouseError("the sample data could not be built.")
+    write_faulty(study / "sample", study / "faulty", GRIDS[GRID].lam)
 
 
 def _make(runs: Sequence[Run], side_by_side: int, prefix: list[str]) -> None:
@@ -173,9 +189,11 @@ def _make(runs: Sequence[Run], side_by_side: int, prefix: list[str]) -> None:
 def _train(run: Run, prefix: list[str]) -> str:
     record = run.folder / "training.json"
     wanted = {"arguments": run.arguments, "seed": run.seed, "settings": _settings(run.experiment)}
+    if run.experiment in FAULTY:
+        wanted["fault"] = SETTINGS
     if record.is_file():
         found = json.loads(record.read_text())
-        if {key: found[key] for key in wanted} == wanted:
+        if {key: found.get(key) for key in wanted} == wanted:
             return "trained already"
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True)
@@ -249,7 +267,7 @@ def _result(study: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         places, signed = places_of(nodes, untrimmed, grid)
         for run in (Run(experiment, seed, study) for seed in seeds):
             print(f"scores of {run.name}", file=sys.stderr, flush=True)
-            scores.setdefault(experiment, []).append(scores_of(run.folder, nodes, places, signed))
+            scores.setdefault(experiment, []).append(scores_of(run.folder, nodes, places, signed, study / "sample"))
             trained = json.loads((run.folder / "training.json").read_text())
             trainings.setdefault(experiment, []).append({key: trained[key] for key in ("seed", "wall_s", "cpu_s")})
     first = scores[experiments[0]][0]
@@ -265,6 +283,7 @@ def _result(study: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "dates": first["dates"],
         "leads_h": first["leads_h"],
         "places": PLACES,
+        "fault": {"experiments": list(FAULTY), **SETTINGS},
         "profile_km": PROFILE_KM.tolist(),
         "trainings": trainings,
         "nodes": {name: runs[0]["nodes"] for name, runs in scores.items()},

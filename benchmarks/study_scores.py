@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from scipy.spatial import cKDTree
 
 from anemoi_house.boundary.band import Band, cell_areas_km2
 from anemoi_house.boundary.index import ArtifactIndex, artifact_index
-from anemoi_house.forecast.read import Verification, find_forecasts, forecasts_of
+from anemoi_house.forecast.read import Forecast, Verification, find_forecasts, forecasts_of
 from anemoi_house.geometry import Bools, Floats, LambertGrid, distance_to_km, to_cartesian
 from anemoi_house.graphs.describe import load_graph
+from anemoi_house.sample.build import PARTS
 
 VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
 """Those that the published experiments are judged by in validation."""
@@ -113,7 +114,7 @@ def places_of(nodes: Nodes, untrimmed: Nodes, grid: LambertGrid) -> tuple[dict[s
     }, signed
 
 
-def scores_of(run: Path, nodes: Nodes, places: Mapping[str, Bools], signed_km: Floats) -> dict[str, Any]:
+def scores_of(run: Path, nodes: Nodes, places: Mapping[str, Bools], signed_km: Floats, truth: Path) -> dict[str, Any]:
     """Scores of all forecasts of a run; arrays are of shape (dates, leads), squares where they are of errors.
 
     Parameters
@@ -122,8 +123,10 @@ def scores_of(run: Path, nodes: Nodes, places: Mapping[str, Bools], signed_km: F
         Its outputs.
     nodes, places, signed_km
         Of its experiment.
+    truth : Path
+        Folder of the datasets that it is verified with, whichever it was trained on.
     """
-    forecasts = forecasts_of(find_forecasts(run))
+    forecasts = [_verified_with(truth, forecast) for forecast in forecasts_of(find_forecasts(run))]
     areas = cell_areas_km2(nodes.points)
     band = Band.along_edge(nodes.points, nodes.in_lam, areas)
     verification = Verification(forecasts, VARIABLES)
@@ -145,6 +148,20 @@ def scores_of(run: Path, nodes: Nodes, places: Mapping[str, Bools], signed_km: F
             rows.append(_of_forecast(values, truth, band, areas, places, bins))
         scores["variables"][variable] = _stacked(rows)
     return scores
+
+
+def _verified_with(truth: Path, forecast: Forecast) -> Forecast:
+    """The same forecast, of a run whose datasets are those of the same names in another folder."""
+
+    def moved(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {key: moved(each) for key, each in part.items()}
+        if isinstance(part, list | tuple):
+            return [moved(each) for each in part]
+        is_dataset = isinstance(part, str) and Path(part).name in PARTS.values()
+        return str(truth / Path(part).name) if is_dataset else part
+
+    return replace(forecast, about=replace(forecast.about, dataset=moved(forecast.about.dataset)))
 
 
 def _of_forecast(

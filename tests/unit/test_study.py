@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from anemoi.graphs.edges import KNNEdges
 from scipy import stats
 from scipy.spatial import cKDTree
@@ -15,16 +16,19 @@ from torch_geometric.data import HeteroData
 
 from anemoi_house.boundary.band import Band, cell_areas_km2
 from anemoi_house.boundary.index import signed_root
+from anemoi_house.forecast.read import About, Forecast
 from anemoi_house.geometry import chord, to_cartesian
 from anemoi_house.graphs import CoveringKNNEdges
 from anemoi_house.sample.build import GRIDS
 from benchmarks import grids
-from benchmarks.study_scores import MEASURES, PLACES, PROFILE_KM, Nodes, _of_forecast, places_of
+from benchmarks.study_fault import SIZES, WEIGHTS, Fault, write_faulty
+from benchmarks.study_scores import MEASURES, PLACES, PROFILE_KM, Nodes, _of_forecast, _verified_with, places_of
 from benchmarks.study_statistics import difference
 from benchmarks.study_tables import tables
 
 ROOT = Path(__file__).parents[2]
 
+ABOUT = About("id", "nbd", "a.ckpt", None, 712, 6, 4628, (52, 89), (0, 0, 0, 0), {})
 PARTS = ("lam", "lam_edge", "strip", "rim", "globe", "poles")
 
 
@@ -134,6 +138,63 @@ def test_scores_of_planted_errors(untrimmed: Nodes) -> None:
     found = _of_forecast(truth + np.stack([0 * jump, jump]), truth, band, areas, places, bins)
     assert signed_root(found["error"]["jump"]["squared"]) == pytest.approx([7.0], rel=0.01)
     assert set(found["error"]) == set(MEASURES)
+
+
+def test_the_fault_lies_in_the_rows_that_the_trim_takes() -> None:
+    fault = Fault(GRIDS["study"].lam)
+    dates = [fault.at(date) for date in range(200)]
+    for name, size in SIZES.items():
+        errors = np.stack([each[name] for each in dates]).reshape(-1, 52, 89)
+        left, peeled = errors, []
+        for _ in WEIGHTS:
+            peeled.append(np.concatenate([left[:, [0, -1]].reshape(200, -1), left[:, :, [0, -1]].reshape(200, -1)], 1))
+            left = left[:, 1:-1, 1:-1]
+        assert left.shape == (200, 44, 81), "what a trim of 4 cells leaves"
+        assert not left.any()
+        sizes = [np.sqrt(np.mean(row**2)) for row in peeled]
+        np.testing.assert_allclose(sizes, size * np.array(WEIGHTS), rtol=0.15)
+        same = np.mean(peeled[0].mean(axis=0) ** 2) / np.mean(peeled[0] ** 2)
+        assert 0.35 < same < 0.65, "half of the variance is the same at all dates"
+
+
+def test_a_faulty_sample_is_the_sample_elsewhere(tmp_path: Path) -> None:
+    grid = GRIDS["tiny"].lam
+    cells = grid.shape[0] * grid.shape[1]
+    (tmp_path / "sample" / "gfs.zarr").mkdir(parents=True)
+    whole = zarr.open(str(tmp_path / "sample" / "hrrr.zarr"), mode="w")
+    whole.create_dataset("data", data=np.ones((3, 5, 1, cells), np.float32), chunks=(1, 5, 1, cells))
+    whole.attrs["variables"] = ["lsm", *reversed(SIZES)]
+
+    write_faulty(tmp_path / "sample", tmp_path / "faulty", grid)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faulty", "sample"]
+    assert (tmp_path / "faulty" / "gfs.zarr").samefile(tmp_path / "sample" / "gfs.zarr")
+    found = zarr.open(str(tmp_path / "faulty" / "hrrr.zarr"), mode="r")["data"][:] - 1
+    assert not found[:, 0].any()
+    for date in range(3):
+        for row, name in enumerate(reversed(SIZES), start=1):
+            np.testing.assert_allclose(found[date, row, 0], Fault(grid).at(date)[name], atol=1e-6)
+    assert (whole["data"][:] == 1).all()
+
+    record = tmp_path / "faulty" / "fault.json"
+    before = record.stat().st_ino
+    write_faulty(tmp_path / "sample", tmp_path / "faulty", grid)
+    assert record.stat().st_ino == before
+    record.write_text("{}")
+    write_faulty(tmp_path / "sample", tmp_path / "faulty", grid)
+    assert json.loads(record.read_text())["rms_of_outermost_row"] == SIZES
+
+
+def test_forecasts_of_faulty_data_are_verified_without_the_fault(tmp_path: Path) -> None:
+    parts = [{"dataset": f"/study/faulty/{name}.zarr", "trim_edge": [0, 0, 0, 0]} for name in ("hrrr", "gfs")]
+    about = replace(ABOUT, dataset={"cutout": parts, "adjust": "all"})
+    forecast = Forecast(tmp_path, about, np.datetime64("2020-02-19T06"), (0, 6), ("t_850",))
+    moved = _verified_with(Path("/study/sample"), forecast)
+    assert [part["dataset"] for part in moved.about.dataset["cutout"]] == [
+        "/study/sample/hrrr.zarr",
+        "/study/sample/gfs.zarr",
+    ]
+    assert moved.about.dataset["cutout"][0]["trim_edge"] == [0, 0, 0, 0]
+    assert replace(moved, about=about) == forecast
 
 
 def test_a_difference_is_seen_through_dates_that_both_share() -> None:

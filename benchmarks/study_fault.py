@@ -1,0 +1,100 @@
+"""A fault at the edge of HRRR's domain, such as a regional model's boundary conditions leave in its analyses.
+
+The sample atmosphere is as good at the edge of the LAM as anywhere. `write_faulty` copies it and adds an error to the
+outer rows of the LAM's cells, those that a trim of 225 km takes off and no others: a LAM so trimmed is the same with
+the fault and without.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from anemoi_house.geometry import Floats, LambertGrid
+from anemoi_house.sample.build import PARTS
+
+SIZES = {"gh_500": 10.0, "t_850": 1.0, "u_850": 2.0, "v_850": 2.0}
+"""Root-mean-square of the fault in the outermost row: metres, kelvin, metres per second."""
+
+WEIGHTS = (1.0, 0.75, 0.5, 0.25)
+"""Share of that in each row, from the edge inwards."""
+
+WAVES_KM = (240.0, 1000.0)
+_WAVES = 24
+
+SETTINGS = {"rms_of_outermost_row": SIZES, "share_by_row": list(WEIGHTS), "waves_km": list(WAVES_KM)}
+_RECORD = "fault.json"
+
+
+class Fault:
+    """The fault on a LAM: one half of its variance is the same at all dates, the other is drawn anew for each.
+
+    Parameters
+    ----------
+    grid : LambertGrid
+    seed : int
+        Of all that is drawn.
+    """
+
+    def __init__(self, grid: LambertGrid, seed: int = 0) -> None:
+        rows, columns = np.indices(grid.shape)
+        from_edge = np.minimum.reduce([rows, grid.ny - 1 - rows, columns, grid.nx - 1 - columns])
+        self._weights = np.append(WEIGHTS, 0.0)[np.minimum(from_edge, len(WEIGHTS))].ravel()
+        random = np.random.default_rng(seed)
+        lengths = np.geomspace(*WAVES_KM, _WAVES)
+        directions = random.uniform(0, 2 * np.pi, _WAVES)
+        wave = 2 * np.pi / lengths * np.stack([np.cos(directions), np.sin(directions)])
+        places = grid.spacing_km * np.stack([columns.ravel(), rows.ravel()])
+        self._angles = wave.T @ places
+        self._seed = seed
+        self._always = {name: self._pattern([seed, 1, number]) for number, name in enumerate(SIZES)}
+
+    def at(self, date: int) -> dict[str, Floats]:
+        """Error by variable at a date, given by its number; each of shape (cells,), in the variable's units."""
+        return {
+            name: size * self._weights * (self._always[name] + self._pattern([self._seed, 2, number, date])) / 2**0.5
+            for number, (name, size) in enumerate(SIZES.items())
+        }
+
+    def _pattern(self, seed: list[int]) -> Floats:
+        """A sum of waves with phases of its own, of variance 1 in the mean over seeds."""
+        phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, _WAVES)
+        return (2 / _WAVES) ** 0.5 * np.cos(self._angles + phases[:, None]).sum(axis=0)
+
+
+def write_faulty(sample: Path, target: Path, grid: LambertGrid) -> None:
+    """Write both datasets of a sample to another folder, the LAM with the fault; statistics stay those of the sample.
+
+    Parameters
+    ----------
+    sample : Path
+        Folder of the sample's two datasets.
+    target : Path
+        Written whole or not at all, and left as it is where it holds the same fault.
+    grid : LambertGrid
+        Of the LAM.
+    """
+    record = target / _RECORD
+    if record.is_file() and json.loads(record.read_text()) == SETTINGS:
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as partial:
+        folder = Path(partial) / target.name
+        folder.mkdir()
+        (folder / PARTS["global"]).symlink_to((sample / PARTS["global"]).absolute())
+        shutil.copytree(sample / PARTS["lam"], folder / PARTS["lam"])
+        lam = zarr.open(str(folder / PARTS["lam"]), mode="r+")
+        rows = {name: lam.attrs["variables"].index(name) for name in SIZES}
+        fault = Fault(grid)
+        for date in range(lam["data"].shape[0]):
+            state = lam["data"][date]
+            for name, error in fault.at(date).items():
+                state[rows[name], 0] += error.astype(state.dtype)
+            lam["data"][date] = state
+        (folder / _RECORD).write_text(json.dumps(SETTINGS) + "\n")
+        folder.rename(target)
