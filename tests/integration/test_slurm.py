@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,9 @@ dist.destroy_process_group()
 
 # An epoch of two samples: both ranks of a step see what one process sees in its batch of two.
 TRAIN = [
-    *(str(Path(sys.prefix) / "bin" / "anemoi-training"), "train", "--config-name=tnbd_sample", "training.max_steps=5"),
+    *(str(Path(sys.prefix) / "bin" / "anemoi-training"), "train", "--config-name=tnbd_sample", "training.max_steps=3"),
     *("dataloader.training.datasets.data.end=2020-01-01", "dataloader.validation.datasets.data.end=2020-01-26"),
-    "diagnostics.log.interval=1",
+    *("diagnostics.log.interval=1", "diagnostics.log.mlflow.offline=True"),
 ]
 
 
@@ -46,6 +47,22 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         (cluster.folder / "show.py").write_text(SHOW)
         (cluster.folder / "meet.py").write_text(MEET)
         yield cluster
+
+
+def train_alone(slurm: SlurmCluster, sample: Path, folder: Path) -> Path:
+    """Outputs of one process with the global batch, and the global learning rate, of two."""
+    more = ["dataloader.batch_size.training=2", "training.optimization.lr=2.0e-3"]
+    environment = slurm.environment(HOUSE_SAMPLE=str(sample), ANEMOI_BASE_SEED="2020", OMP_NUM_THREADS="1")
+    done = subprocess.run([*TRAIN, *more], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder / "outputs"
+
+
+@pytest.fixture(scope="module")
+def alone(slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The training of one process, which goes on beside the tests that wait for SLURM."""
+    with ThreadPoolExecutor() as executor:
+        yield executor.submit(train_alone, slurm, sample, tmp_path_factory.mktemp("alone"))
 
 
 def show(cluster: SlurmCluster, *arguments: str) -> list[str]:
@@ -77,6 +94,11 @@ def assert_ranks(tasks: list[dict], nodes: dict[str, int], master: str) -> None:
         assert task["WORLD_SIZE"] == str(len(expected))
         assert task["MASTER_ADDR"] == master
     assert len({task["MASTER_PORT"] for task in tasks}) == 1
+
+
+def test_one_process_begins(alone: Future[Path]) -> None:
+    """First of all, so that test_ranks_train_as_one_process_does has not to wait for it."""
+    assert alone.running()
 
 
 def test_batch(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -166,24 +188,10 @@ def test_two_jobs_on_the_same_nodes(slurm: SlurmCluster, tmp_path: Path) -> None
         assert log.read_text().count("sum 3") == 2
 
 
-@pytest.fixture(scope="module")
-def alone(slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Outputs of one process with the global batch, and the global learning rate, of two."""
-    folder = tmp_path_factory.mktemp("alone")
-    more = ["dataloader.batch_size.training=2", "training.optimization.lr=2.0e-3"]
-    subprocess.run(
-        [*TRAIN, *more],
-        cwd=folder,
-        env=slurm.environment(HOUSE_SAMPLE=str(sample), ANEMOI_BASE_SEED="2020"),
-        check=True,
-    )
-    return folder / "outputs"
-
-
 @pytest.mark.parametrize("layout", [("-N2", "--ntasks-per-node=1"), ("-N1", "--ntasks-per-node=2")])
 @pytest.mark.parametrize("kind", ["batch", "interactive"])
 def test_ranks_train_as_one_process_does(
-    slurm: SlurmCluster, alone: Path, sample: Path, tmp_path: Path, kind: str, layout: tuple[str, str]
+    slurm: SlurmCluster, alone: Future[Path], sample: Path, tmp_path: Path, kind: str, layout: tuple[str, str]
 ) -> None:
     command = ["srun", str(SCRIPT), *TRAIN]
     environment = {"HOUSE_SAMPLE": str(sample), "ANEMOI_BASE_SEED": "2020"}
@@ -195,7 +203,7 @@ def test_ranks_train_as_one_process_does(
     else:
         done = slurm.run("salloc", *layout, *command, cwd=tmp_path, env=environment, timeout=240, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert_same_training(tmp_path / "outputs", alone)
+    assert_same_training(tmp_path / "outputs", alone.result(timeout=240))
 
 
 def assert_same_training(ours: Path, theirs: Path) -> None:
@@ -204,7 +212,7 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
         torch.load(*outputs.glob("checkpoint/*/last.ckpt"), weights_only=False) for outputs in (ours, theirs)
     ]
     (one, other) = checkpoints
-    assert one["global_step"] == other["global_step"] == 5
+    assert one["global_step"] == other["global_step"] == 3
     for name, weights in other["state_dict"].items():
         torch.testing.assert_close(
             one["state_dict"][name], weights, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: n + text
