@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,13 +24,27 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 BIN = Path(sys.prefix) / "bin"
 # Ten steps to an epoch, so that there is a checkpoint every few seconds.
-SHORT = ["dataloader.training.datasets.data.end=2020-01-03", "dataloader.validation.datasets.data.end=2020-01-26"]
+SHORT = [
+    *("dataloader.training.datasets.data.end=2020-01-03", "dataloader.validation.datasets.data.end=2020-01-26"),
+    "dataloader.limit_batches.validation=1",
+]
 STEPS_PER_EPOCH = 10
+PAIR_STEPS = 70
+UNSENT = "diagnostics.log.mlflow.offline=True"  # spares the process that sends records
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    disk = tmp_path_factory.mktemp("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2300m", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.fixture(scope="module")
+def slurm(small_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A cluster that was started when the small disk was there, and so sees it."""
+    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster", cpus=8) as cluster:
         yield cluster
 
 
@@ -108,6 +122,7 @@ def stopped_while_it_writes(process: int, folder: Path, patience_s: float = 150)
     while time.monotonic() < deadline:
         new = [name for name in os.listdir(folder) if name.startswith("anemoi-by_epoch") and name not in known]
         if not new:
+            time.sleep(0.002)
             continue
         os.kill(process, signal.SIGSTOP)
         if fault_of(folder / new[0]):
@@ -125,52 +140,180 @@ def seconds(line: str) -> float:
     return time.mktime(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
 
 
-def test_a_limit_is_a_pause(slurm: SlurmCluster, sample: Path, tmp_path: Path, record_property) -> None:
-    """Two jobs with one seed, side by side: one with a limit shorter than its training, one without."""
-    steps, seed = 160, "--seed=2020"
-    limited = Trained(
-        slurm, sample, tmp_path / "limited", "--time=2", "--signal-before=60", seed, f"training.max_steps={steps}"
+def hold(job: Trained, attempt: int) -> None:
+    """Hold an attempt behind its first epoch until its limit is near."""
+    before = len(job.checkpoints)
+
+    def is_near() -> bool:
+        return len(job.said("the limit is near")) >= attempt
+
+    job.slurm.wait_for(lambda: is_near() or len(job.checkpoints) > before, f"an epoch\n{job.last_words}", 240)
+    if is_near():
+        return
+    (process, _) = job.ranks()[0]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        job.slurm.wait_for(is_near, f"the limit is near\n{job.last_words}", 240)
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def hold_two_attempts(job: Trained) -> None:
+    """Let no machine be so fast that its training needs no two requeues."""
+    for attempt in (1, 2):
+        hold(job, attempt)
+        job.wait_for(f"attempt {attempt + 1} on")
+
+
+@pytest.fixture(scope="module")
+def pair(
+    slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Trained, Trained, Future[None]]]:
+    """Two jobs with one seed, one with a limit shorter than its training, and what holds that one.
+
+    They train while the other tests wait, on a node that none of these takes away.
+    """
+    folder, common = tmp_path_factory.mktemp("pair"), ["--seed=2020", f"training.max_steps={PAIR_STEPS}"]
+    limited = Trained(slurm, sample, folder / "limited", "--time=3", "--signal-before=80", *common)
+    whole = Trained(slurm, sample, folder / "whole", "--time=30", UNSENT, *common)
+    limited.submit("--nodelist=node2")
+    whole.submit("--nodelist=node2", "--begin=now+40")  # when the other one is held
+    with ThreadPoolExecutor() as executor:
+        yield limited, whole, executor.submit(hold_two_attempts, limited)
+
+
+def meet_a_limit_in_the_middle_of_an_epoch(slurm: SlurmCluster, sample: Path, folder: Path) -> None:
+    """No checkpoint comes in the time that is left: what the epoch has done is done again, and nothing else."""
+    job = Trained(slurm, sample, folder, "--time=30", "--signal-before=8", UNSENT, "training.max_steps=60",
+                  "dataloader.training.datasets.data.end=2020-01-08")  # fmt: skip
+    job.submit("--nodelist=node2")
+    slurm.wait_for(lambda: [each for each in job.checkpoints if not fault_of(each)], f"an epoch\n{job.last_words}", 120)
+    (process, _) = job.ranks()[0]
+    os.kill(process, signal.SIGSTOP)  # for most of the time that is left: a fast machine ends no epoch in the rest
+    slurm.run("scancel", "--batch", "--signal=USR1", job.job_id)  # as at the limit
+    job.wait_for("the limit is near; stops at the next checkpoint, or in 5 s")
+    time.sleep(4)
+    os.kill(process, signal.SIGCONT)
+    assert job.ended()["JobState"] == "COMPLETED", job.last_words
+    assert job.slurm.job(job.job_id)["Restarts"] == "1"
+    assert job.said("requeued, to go on at anemoi-by_epoch-epoch_000-step_000030.ckpt")
+    assert "goes on at step 30 (anemoi-by_epoch-epoch_000-step_000030.ckpt)" in job.log
+    assert [path.name[-11:] for path in job.checkpoints] == ["000060.ckpt", "000030.ckpt"]
+
+
+def fill_the_disk(slurm: SlurmCluster, sample: Path, folder: Path, disk: Path) -> None:
+    """A checkpoint finds no room, a run that goes on does neither, until there is some."""
+    job = Trained(slurm, sample, folder, "--time=30", UNSENT, "training.max_steps=20", output=disk / "run")
+    job.submit("--nodelist=node2")
+    job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
+    free = shutil.disk_usage(disk).free
+    subprocess.run(["fallocate", "-l", str(free - 3_000_000), disk / "other"], check=True)
+    assert job.ended()["JobState"] == "FAILED"
+    assert job.said(f"MiB are free in {job.output}: too few for a checkpoint")
+    assert job.said("not requeued")
+    job.submit("--nodelist=node2")
+    assert job.ended()["JobState"] == "FAILED"
+    assert re.search(
+        r"system\.output\.root=.*: (0\.0 GiB are free, and|cannot be written to \(No space left on device\))", job.log
     )
-    whole = Trained(slurm, sample, tmp_path / "whole", "--time=30", seed, f"training.max_steps={steps}")
-    limited.submit("--nodelist=node1", "--exclusive")
-    whole.submit("--nodelist=node2", "--exclusive")
-    assert whole.ended()["JobState"] == "COMPLETED", whole.last_words
-    job = limited.ended(patience_s=900)
-    assert job["JobState"] == "COMPLETED", limited.last_words
-    restarts = int(job["Restarts"])
-    assert restarts >= 2
-    assert len(limited.said("requeued, to go on at")) == restarts
-    assert len(limited.said("the limit is near")) - restarts in (0, 1)  # the last attempt may end itself, so near
+    (disk / "other").unlink()
+    job.submit("--nodelist=node2")
+    assert job.ended()["JobState"] == "COMPLETED", job.last_words
+    assert [fault_of(path) for path in job.checkpoints] == ["", ""]
 
-    # No step beyond the last end of an epoch is lost, so that each epoch was ended once.
-    names = [path.name for path in limited.checkpoints]
-    assert names == [path.name for path in whole.checkpoints]
-    assert len(names) == steps // STEPS_PER_EPOCH
-    assert len(list(limited.output.glob("checkpoint/*"))) == 1
-    for ours, theirs in zip(limited.checkpoints, whole.checkpoints, strict=True):
-        expected = weights(theirs)
-        for name, tensor in weights(ours).items():
-            assert torch.equal(tensor, expected[name]), f"{ours.name}: {name}"
 
-    lost = [
-        seconds(begin) - seconds(end)
-        for end, begin in zip(limited.said("requeued"), limited.said("attempt")[1:], strict=True)
-    ]
-    (records,) = limited.output.glob("logs/mlflow/spool/*/records.jsonl")
-    rows = [row for line in records.open() for row in json.loads(line).get("rows", [])]
-    times = sorted(row[2] / 1000 for row in rows if row[0].startswith("train"))
-    gaps = sorted((later - earlier for earlier, later in itertools.pairwise(times)), reverse=True)[:restarts]
-    record_property("pauses_s", [round(gap) for gap in gaps])
-    record_property("of_them_slurm_s", lost)
-    print(f"between the last step before a limit and the first after it: {gaps} s, of them in SLURM's queue: {lost} s")
+@pytest.fixture(scope="module")
+def beside(
+    slurm: SlurmCluster, small_disk: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """What goes on while other tests wait, since each job alone leaves a processor idle; on node2, which stays."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("middle", "full")]
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        yield {
+            "middle": executor.submit(meet_a_limit_in_the_middle_of_an_epoch, slurm, sample, folders[0]),
+            "disk": executor.submit(fill_the_disk, slurm, sample, folders[1], small_disk),
+        }
+
+
+def test_trainings_begin(pair: tuple[Trained, Trained, Future[None]], beside: dict[str, Future[None]]) -> None:
+    """First of all, so that the tests which look at their ends have not to wait for them."""
+    pair[0].wait_for("attempt 1 on node2")
+    assert not beside["disk"].done()
+
+
+def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    env = tmp_path / "azure.sh"
+    env.write_text("export HOUSE_SAMPLE=/nowhere\n")
+    job = Trained(slurm, sample, tmp_path, "--time=30", f"--env={env}")
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert "/nowhere/hrrr.zarr" in job.log
+    assert job.said("nothing was started")
+    assert "Traceback" not in job.log
+    env.unlink()
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert job.said(f"--env: {env} cannot be read")
+
+    text = job.script.read_text()
+    job.script.write_text(
+        text.replace("env_file=", "env_file= #").replace("num_nodes=1", "num_nodes=1 training.max_steps=7")
+    )
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert job.said("Give another --output; or, to go on with other settings, remove")
+    assert not list(job.output.glob("checkpoint/*"))
+
+
+def test_what_ends_before_a_checkpoint_is_not_requeued(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    job = Trained(slurm, sample, tmp_path, "--time=30", UNSENT, "training.max_steps=60")
+    job.submit()
+    job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
+    os.kill(job.ranks()[0][0], signal.SIGKILL)
+    ended = job.ended()
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0")
+    assert job.said("not requeued: the training ended with status 137 before it reached a checkpoint")
+
+
+def test_a_node_that_is_lost_while_its_ranks_still_run(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=80", UNSENT, "training.max_steps=100000")
+    job.submit("--nodelist=node1")
+    job.wait_for_epochs(1)
+
+    # The daemon alone: what it has started goes on, and it finds it again.
+    slurm.end_daemon("node1")
+    slurm.start_node("node1")
+    job.wait_for_epochs(len(job.checkpoints) + 1)
+    assert job.slurm.job(job.job_id)["JobState"] == "RUNNING"
+
+    # Two jobs that would write one run.
+    other = Trained(slurm, sample, tmp_path / "other", "--time=30", "--signal-before=8", UNSENT,
+                    "training.max_steps=100000", output=job.output)  # fmt: skip
+    other.submit("--nodelist=node2")
+    assert other.ended(60)["JobState"] == "FAILED"
+    assert other.said(f"{job.output} is job {job.job_id}'s, which still runs")
+
+    # The node: SLURM requeues the job, which finds the ranks of its attempt before still at work, and waits.
+    (process, _) = job.ranks()[0]
+    slurm.end_daemon("node1")
+    slurm.run("scontrol", "update", "nodename=node1", "state=down", "reason=lost")
+    slurm.run("scontrol", "update", f"jobid={job.job_id}", "reqnodelist=", check=False)
+    job.wait_for("is still written to; waiting for its end")
+    assert not job.said("finished")
+    os.kill(process, signal.SIGKILL)
+    written = len(job.checkpoints)
+    job.wait_for_epochs(written + 1)
+    assert job.ranks()[0][1]["SLURM_JOB_NODELIST"] == "node2"
+    slurm.run("scancel", job.job_id)
+    assert job.ended()["JobState"] == "CANCELLED"
+    slurm.start_node("node1")
+    slurm.wait_for(lambda: "State=IDLE " in slurm.run("scontrol", "show", "node", "node1").stdout, "node1 is back", 60)
 
 
 def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    job = Trained(
-        slurm, sample, tmp_path, "--nodes=2", "--time=30", "--signal-before=80", "training.max_steps=120"
-    )  # fmt: skip
+    job = Trained(slurm, sample, tmp_path, "--nodes=2", "--time=30", UNSENT, "training.max_steps=40")
     job.submit()
-    job.wait_for_epochs(2)
+    job.wait_for_epochs(1)
     ranks = job.ranks()
     assert set(ranks) == {0, 1}
     seeds = [{environment["ANEMOI_BASE_SEED"] for _, environment in ranks.values()}]
@@ -200,130 +343,45 @@ def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: P
     )
     assert f"{last}: it was cut short; passed over" in job.log
     assert {fault_of(path) for path in job.checkpoints} == {""}
-    assert job.checkpoints[0].stem.endswith("step_000120")
+    assert job.checkpoints[0].stem.endswith("step_000040")
 
 
-def test_what_ends_before_a_checkpoint_is_not_requeued(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    job = Trained(slurm, sample, tmp_path, "--time=30", "training.max_steps=60")
-    job.submit()
-    job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
-    os.kill(job.ranks()[0][0], signal.SIGKILL)
-    ended = job.ended()
-    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0")
-    assert job.said("not requeued: the training ended with status 137 before it reached a checkpoint")
+def test_a_limit_in_the_middle_of_an_epoch(beside: dict[str, Future[None]]) -> None:
+    beside["middle"].result(timeout=600)
 
 
-def test_a_limit_in_the_middle_of_an_epoch(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    """No checkpoint comes in the time that is left: what the epoch has done is done again, and nothing else."""
-    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=8", "training.max_steps=124",
-                  "dataloader.training.datasets.data.end=2020-01-16")  # fmt: skip
-    job.submit()
-    job.wait_for_epochs(1)
-    slurm.run("scancel", "--batch", "--signal=USR1", job.job_id)  # as at the limit
-    job.wait_for("the limit is near; stops at the next checkpoint, or in 5 s")
-    assert job.ended()["JobState"] == "COMPLETED", job.last_words
-    assert job.slurm.job(job.job_id)["Restarts"] == "1"
-    assert job.said("requeued, to go on at anemoi-by_epoch-epoch_000-step_000062.ckpt")
-    assert "goes on at step 62 (anemoi-by_epoch-epoch_000-step_000062.ckpt)" in job.log
-    assert [path.name[-11:] for path in job.checkpoints] == ["000124.ckpt", "000062.ckpt"]
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(beside: dict[str, Future[None]]) -> None:
+    beside["disk"].result(timeout=600)
 
 
-def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    env = tmp_path / "azure.sh"
-    env.write_text("export HOUSE_SAMPLE=/nowhere\n")
-    job = Trained(slurm, sample, tmp_path, "--time=30", f"--env={env}")
-    job.submit()
-    assert job.ended()["JobState"] == "FAILED"
-    assert "/nowhere/hrrr.zarr" in job.log
-    assert job.said("nothing was started")
-    assert "Traceback" not in job.log
-    env.unlink()
-    job.submit()
-    assert job.ended()["JobState"] == "FAILED"
-    assert job.said(f"--env: {env} cannot be read")
+def test_a_limit_is_a_pause(pair: tuple[Trained, Trained, Future[None]], record_property) -> None:
+    """Held, ended by its limit and requeued, a training is that without a limit, to the bit."""
+    limited, whole, holding = pair
+    holding.result(timeout=600)
+    assert whole.ended()["JobState"] == "COMPLETED", whole.last_words
+    job = limited.ended(patience_s=300)
+    assert job["JobState"] == "COMPLETED", limited.last_words
+    restarts = int(job["Restarts"])
+    assert restarts >= 2
+    assert len(limited.said("requeued, to go on at")) == restarts
+    assert len(limited.said("the limit is near")) - restarts in (0, 1)  # the last attempt may end itself, so near
 
-    text = job.script.read_text()
-    job.script.write_text(
-        text.replace("env_file=", "env_file= #").replace("num_nodes=1", "num_nodes=1 training.max_steps=7")
-    )
-    job.submit()
-    assert job.ended()["JobState"] == "FAILED"
-    assert job.said("Give another --output; or, to go on with other settings, remove")
-    assert not list(job.output.glob("checkpoint/*"))
+    # No step beyond the last end of an epoch is lost, so that each epoch was ended once.
+    names = [path.name for path in limited.checkpoints]
+    assert names == [path.name for path in whole.checkpoints]
+    assert len(names) == PAIR_STEPS // STEPS_PER_EPOCH
+    assert len(list(limited.output.glob("checkpoint/*"))) == 1
+    for ours, theirs in zip(limited.checkpoints, whole.checkpoints, strict=True):
+        expected = weights(theirs)
+        for name, tensor in weights(ours).items():
+            assert torch.equal(tensor, expected[name]), f"{ours.name}: {name}"
 
-
-def test_a_node_that_is_lost_while_its_ranks_still_run(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=80", "training.max_steps=100000")
-    job.submit("--nodelist=node1")
-    job.wait_for_epochs(1)
-
-    # The daemon alone: what it has started goes on, and it finds it again.
-    slurm.end_daemon("node1")
-    slurm.start_node("node1")
-    job.wait_for_epochs(len(job.checkpoints) + 1)
-    assert job.slurm.job(job.job_id)["JobState"] == "RUNNING"
-
-    # Two jobs that would write one run.
-    other = Trained(slurm, sample, tmp_path / "other", "--time=30", "--signal-before=80", "training.max_steps=100000",
-                    output=job.output)  # fmt: skip
-    other.submit("--nodelist=node2")
-    assert other.ended(60)["JobState"] == "FAILED"
-    assert other.said(f"{job.output} is job {job.job_id}'s, which still runs")
-
-    # The node: SLURM requeues the job, which finds the ranks of its attempt before still at work, and waits.
-    (process, _) = job.ranks()[0]
-    slurm.end_daemon("node1")
-    slurm.run("scontrol", "update", "nodename=node1", "state=down", "reason=lost")
-    slurm.run("scontrol", "update", f"jobid={job.job_id}", "reqnodelist=", check=False)
-    job.wait_for("is still written to; waiting for its end")
-    assert not job.said("finished")
-    os.kill(process, signal.SIGKILL)
-    written = len(job.checkpoints)
-    job.wait_for_epochs(written + 1)
-    assert job.ranks()[0][1]["SLURM_JOB_NODELIST"] == "node2"
-    slurm.run("scancel", job.job_id)
-    assert job.ended()["JobState"] == "CANCELLED"
-    slurm.start_node("node1")
-    slurm.run("scontrol", "update", "nodename=node1", "state=resume")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2300m", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"needs to mount a disk: {mounted.stderr.decode()}")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-@pytest.fixture
-def slurm_of_small_disk(small_disk: Path, tmp_path: Path) -> Iterator[SlurmCluster]:
-    """A cluster that was started when the disk was there, and so sees it."""
-    with SlurmCluster(tmp_path / "cluster") as cluster:
-        yield cluster
-
-
-def test_a_disk_that_is_full_when_a_checkpoint_is_written(
-    slurm_of_small_disk: SlurmCluster, small_disk: Path, sample: Path, tmp_path: Path
-) -> None:
-    job = Trained(
-        slurm_of_small_disk, sample, tmp_path / "job", "--time=30", "training.max_steps=60", output=small_disk / "run"
-    )
-    job.submit()
-    job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
-    free = shutil.disk_usage(small_disk).free
-    subprocess.run(["fallocate", "-l", str(free - 3_000_000), small_disk / "other"], check=True)
-    assert job.ended()["JobState"] == "FAILED"
-    assert job.said(f"MiB are free in {job.output}: too few for a checkpoint")
-    assert job.said("not requeued")
-    job.submit()
-    assert job.ended()["JobState"] == "FAILED"
-    assert re.search(
-        r"system\.output\.root=.*: (0\.0 GiB are free, and|cannot be written to \(No space left on device\))", job.log
-    )
-    (small_disk / "other").unlink()
-    job.submit()
-    assert job.ended()["JobState"] == "COMPLETED", job.last_words
-    assert [fault_of(path) for path in job.checkpoints] == [""] * 6
+    ends = [seconds(line) for line in limited.said("requeued")]
+    lost = [seconds(begin) - end for end, begin in zip(ends, limited.said("attempt")[1:], strict=True)]
+    (records,) = limited.output.glob("logs/mlflow/spool/*/records.jsonl")
+    rows = [row for line in records.open() for row in json.loads(line).get("rows", [])]
+    times = [row[2] / 1000 for row in rows if row[0].startswith("train")]
+    gaps = [min(each for each in times if each > end) - max(each for each in times if each <= end) for end in ends]
+    record_property("pauses_s", [round(gap) for gap in gaps])
+    record_property("of_them_slurm_s", lost)
+    print(f"between the last step before a limit and the first after it: {gaps} s, of them in SLURM's queue: {lost} s")
