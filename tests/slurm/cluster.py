@@ -166,19 +166,23 @@ class SlurmCluster:
     def wait_for_job(self, job_id: str, *states: str, patience_s: float = 300) -> dict[str, str]:
         """Wait until a job is in one of the states; by default until it is over."""
         wanted = states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        # Each question starts several processes: asked five times a second, they would take a tenth of a processor.
         self.wait_for(
-            lambda: self.job(job_id)["JobState"] in wanted, f"job {job_id} is {' or '.join(wanted)}", patience_s
+            lambda: self.job(job_id)["JobState"] in wanted, f"job {job_id} is {' or '.join(wanted)}", patience_s, 2
         )
         return self.job(job_id)
 
-    def wait_for(self, condition: Callable[[], Any], what: str, patience_s: float) -> None:
+    def wait_for(
+        self, condition: Callable[[], Any], what: str, patience_s: float, longest_pause_s: float = 0.2
+    ) -> None:
         """Wait until something holds; a TimeoutError with the daemons' last words otherwise."""
-        deadline = time.monotonic() + patience_s
+        deadline, pause = time.monotonic() + patience_s, 0.1
         while not condition():
             if time.monotonic() > deadline:
                 logs = "\n".join(path.read_text(errors="replace")[-1500:] for path in self.folder.glob("log/*"))
                 raise TimeoutError(f"not within {patience_s:.0f} s: {what}\n{logs}")
-            time.sleep(0.2)
+            time.sleep(pause)
+            pause = min(1.2 * pause, longest_pause_s)
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
