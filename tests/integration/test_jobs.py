@@ -29,7 +29,7 @@ SHORT = [
     "dataloader.limit_batches.validation=1",
 ]
 STEPS_PER_EPOCH = 10
-PAIR_STEPS = 70
+PAIR_STEPS = 50
 UNSENT = "diagnostics.log.mlflow.offline=True"  # spares the process that sends records
 
 
@@ -146,14 +146,13 @@ def seconds(line: str) -> float:
     return time.mktime(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
 
 
-def hold(job: Trained, attempt: int) -> None:
-    """Hold an attempt behind its first epoch until its limit is near."""
-    before = len(job.checkpoints)
+def hold_until_the_limit_is_near(job: Trained) -> None:
+    """Hold the first attempt behind its first epoch; let go, it ends at the next checkpoint."""
 
     def is_near() -> bool:
-        return len(job.said("the limit is near")) >= attempt
+        return bool(job.said("the limit is near"))
 
-    job.slurm.wait_for(lambda: is_near() or len(job.checkpoints) > before, f"an epoch\n{job.last_words}", 240)
+    job.slurm.wait_for(lambda: is_near() or job.checkpoints, f"an epoch\n{job.last_words}", 240)
     if is_near():
         return
     (process, _) = job.ranks()[0]
@@ -164,48 +163,44 @@ def hold(job: Trained, attempt: int) -> None:
         os.kill(process, signal.SIGCONT)
 
 
-def hold_two_attempts(job: Trained) -> None:
-    """Let no machine be so fast that its training needs no two requeues."""
-    for attempt in (1, 2):
-        hold(job, attempt)
-        job.wait_for(f"attempt {attempt + 1} on")
+def hold_until_it_is_told_to_end(job: Trained) -> Path:
+    """Hold the second attempt in the middle of its second epoch; the checkpoint that it has reached."""
+    before = len(job.checkpoints)
+
+    def new() -> list[Path]:
+        return [path for path in job.checkpoints[: len(job.checkpoints) - before] if not fault_of(path)]
+
+    job.slurm.wait_for(new, f"an epoch\n{job.last_words}", 240)
+    time.sleep(0.5)
+    (process, _) = job.ranks()[0]
+    os.kill(process, signal.SIGSTOP)  # no machine is fast enough to end the epoch
+    job.slurm.wait_for(lambda: is_told_to_end(process), f"SIGTERM\n{job.last_words}", 240)
+    os.kill(process, signal.SIGCONT)
+    return new()[0]
+
+
+def hold_two_attempts(job: Trained) -> Path:
+    """Let no machine be so fast that its training needs no two requeues; where the second one goes on."""
+    hold_until_the_limit_is_near(job)
+    job.wait_for("attempt 2 on")
+    return hold_until_it_is_told_to_end(job)
 
 
 @pytest.fixture(scope="module")
 def pair(
     slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Trained, Trained, Future[None]]]:
+) -> Iterator[tuple[Trained, Trained, Future[Path]]]:
     """Two jobs with one seed, one with a limit shorter than its training, and what holds that one.
 
     They train while the other tests wait, on a node that none of these takes away.
     """
     folder, common = tmp_path_factory.mktemp("pair"), ["--seed=2020", f"training.max_steps={PAIR_STEPS}"]
-    limited = Trained(slurm, sample, folder / "limited", "--time=3", "--signal-before=60", *common)
+    limited = Trained(slurm, sample, folder / "limited", "--time=3", "--signal-before=40", *common)
     whole = Trained(slurm, sample, folder / "whole", "--time=30", UNSENT, *common)
     limited.submit("--nodelist=node2")
     whole.submit("--nodelist=node2", "--begin=now+40")  # when the other one is held
     with ThreadPoolExecutor() as executor:
         yield limited, whole, executor.submit(hold_two_attempts, limited)
-
-
-def meet_a_limit_in_the_middle_of_an_epoch(slurm: SlurmCluster, sample: Path, folder: Path) -> None:
-    """No checkpoint comes in the time that is left: what the epoch has done is done again, and nothing else."""
-    job = Trained(slurm, sample, folder, "--time=30", "--signal-before=24", UNSENT, "training.max_steps=36",
-                  "dataloader.training.datasets.data.end=2020-01-05")  # fmt: skip
-    job.submit("--nodelist=node2")
-    slurm.wait_for(lambda: [each for each in job.checkpoints if not fault_of(each)], f"an epoch\n{job.last_words}", 120)
-    time.sleep(0.5)
-    (process, _) = job.ranks()[0]
-    os.kill(process, signal.SIGSTOP)  # until it is told to end: no machine is fast enough to end the epoch
-    slurm.run("scancel", "--batch", "--signal=USR1", job.job_id)  # as at the limit
-    job.wait_for("the limit is near; stops at the next checkpoint, or in 15 s")
-    slurm.wait_for(lambda: is_told_to_end(process), f"SIGTERM\n{job.last_words}", 60)
-    os.kill(process, signal.SIGCONT)
-    assert job.ended()["JobState"] == "COMPLETED", job.last_words
-    assert job.slurm.job(job.job_id)["Restarts"] == "1"
-    assert job.said("requeued, to go on at anemoi-by_epoch-epoch_000-step_000018.ckpt")
-    assert "goes on at step 18 (anemoi-by_epoch-epoch_000-step_000018.ckpt)" in job.log
-    assert [path.name[-11:] for path in job.checkpoints] == ["000036.ckpt", "000018.ckpt"]
 
 
 def fill_the_disk(slurm: SlurmCluster, sample: Path, folder: Path, disk: Path) -> None:
@@ -230,22 +225,18 @@ def fill_the_disk(slurm: SlurmCluster, sample: Path, folder: Path, disk: Path) -
 
 
 @pytest.fixture(scope="module")
-def beside(
+def full_disk(
     slurm: SlurmCluster, small_disk: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[None]]]:
+) -> Iterator[Future[None]]:
     """What goes on while other tests wait, since each job alone leaves a processor idle; on node2, which stays."""
-    folders = [tmp_path_factory.mktemp(name) for name in ("middle", "full")]
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        yield {
-            "middle": executor.submit(meet_a_limit_in_the_middle_of_an_epoch, slurm, sample, folders[0]),
-            "disk": executor.submit(fill_the_disk, slurm, sample, folders[1], small_disk),
-        }
+    with ThreadPoolExecutor() as executor:
+        yield executor.submit(fill_the_disk, slurm, sample, tmp_path_factory.mktemp("full"), small_disk)
 
 
-def test_trainings_begin(pair: tuple[Trained, Trained, Future[None]], beside: dict[str, Future[None]]) -> None:
+def test_trainings_begin(pair: tuple[Trained, Trained, Future[Path]], full_disk: Future[None]) -> None:
     """First of all, so that the tests which look at their ends have not to wait for them."""
     pair[0].wait_for("attempt 1 on node2")
-    assert not beside["disk"].done()
+    assert not full_disk.done()
 
 
 def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
@@ -353,15 +344,21 @@ def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: P
     assert job.checkpoints[0].stem.endswith("step_000030")
 
 
-def test_a_limit_in_the_middle_of_an_epoch(beside: dict[str, Future[None]]) -> None:
-    beside["middle"].result(timeout=600)
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(full_disk: Future[None]) -> None:
+    full_disk.result(timeout=600)
 
 
-def test_a_disk_that_is_full_when_a_checkpoint_is_written(beside: dict[str, Future[None]]) -> None:
-    beside["disk"].result(timeout=600)
+def test_a_limit_in_the_middle_of_an_epoch(pair: tuple[Trained, Trained, Future[Path]]) -> None:
+    """No checkpoint comes in the time that is left: the job goes on at the end of the epoch before."""
+    limited, _, holding = pair
+    reached = holding.result(timeout=600)
+    limited.wait_for("requeued, to go on at", times=2)
+    limited.wait_for("attempt 3 on")
+    assert limited.said("requeued, to go on at")[1].endswith(f"to go on at {reached.name}")
+    limited.wait_for(rf"goes on at step {int(reached.stem[-6:])} \({reached.name}\)")
 
 
-def test_a_limit_is_a_pause(pair: tuple[Trained, Trained, Future[None]], record_property) -> None:
+def test_a_limit_is_a_pause(pair: tuple[Trained, Trained, Future[Path]], record_property) -> None:
     """Held, ended by its limit and requeued, a training is that without a limit, to the bit."""
     limited, whole, holding = pair
     holding.result(timeout=600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import subprocess
@@ -43,10 +44,14 @@ TRAIN = [
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
+    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster", cpus=8) as cluster:
         (cluster.folder / "show.py").write_text(SHOW)
         (cluster.folder / "meet.py").write_text(MEET)
         yield cluster
+
+
+LAYOUTS = {"2 x 1": ("-N2", "--ntasks-per-node=1"), "1 x 2": ("-N1", "--ntasks-per-node=2")}
+KINDS = ("batch", "interactive")
 
 
 def train_alone(slurm: SlurmCluster, sample: Path, folder: Path) -> Path:
@@ -58,11 +63,32 @@ def train_alone(slurm: SlurmCluster, sample: Path, folder: Path) -> Path:
     return folder / "outputs"
 
 
+def train_as_ranks(slurm: SlurmCluster, sample: Path, folder: Path, kind: str, layout: str) -> Path:
+    """Outputs of two ranks."""
+    command, options = ["srun", str(SCRIPT), *TRAIN], LAYOUTS[layout]
+    environment = {"HOUSE_SAMPLE": str(sample), "ANEMOI_BASE_SEED": "2020"}
+    if kind == "batch":
+        script = folder / "job.sh"
+        script.write_text(f"#!/bin/bash\n{shlex.join(command)}\n")
+        job_id = slurm.submit(script, "--output=job.log", *options, cwd=folder, env=environment)
+        assert slurm.wait_for_job(job_id)["JobState"] == "COMPLETED", (folder / "job.log").read_text()[-3000:]
+    else:
+        done = slurm.run("salloc", *options, *command, cwd=folder, env=environment, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder / "outputs"
+
+
 @pytest.fixture(scope="module")
-def alone(slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
-    """The training of one process, which goes on beside the tests that wait for SLURM."""
-    with ThreadPoolExecutor() as executor:
-        yield executor.submit(train_alone, slurm, sample, tmp_path_factory.mktemp("alone"))
+def trainings(
+    slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Path]]]:
+    """Trainings that go on beside the tests that wait for SLURM, two at once: each alone leaves a processor idle."""
+    with ThreadPoolExecutor(max_workers=2) as executor:
+        begun = {"alone": executor.submit(train_alone, slurm, sample, tmp_path_factory.mktemp("alone"))}
+        for kind, layout in itertools.product(KINDS, LAYOUTS):
+            folder = tmp_path_factory.mktemp("ranks")
+            begun[f"{kind} {layout}"] = executor.submit(train_as_ranks, slurm, sample, folder, kind, layout)
+        yield begun
 
 
 def show(cluster: SlurmCluster, *arguments: str) -> list[str]:
@@ -96,9 +122,9 @@ def assert_ranks(tasks: list[dict], nodes: dict[str, int], master: str) -> None:
     assert len({task["MASTER_PORT"] for task in tasks}) == 1
 
 
-def test_one_process_begins(alone: Future[Path]) -> None:
-    """First of all, so that test_ranks_train_as_one_process_does has not to wait for it."""
-    assert alone.running()
+def test_trainings_begin(trainings: dict[str, Future[Path]]) -> None:
+    """First of all, so that test_ranks_train_as_one_process_does has not to wait for them."""
+    assert trainings["alone"].running()
 
 
 def test_batch(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -188,22 +214,11 @@ def test_two_jobs_on_the_same_nodes(slurm: SlurmCluster, tmp_path: Path) -> None
         assert log.read_text().count("sum 3") == 2
 
 
-@pytest.mark.parametrize("layout", [("-N2", "--ntasks-per-node=1"), ("-N1", "--ntasks-per-node=2")])
-@pytest.mark.parametrize("kind", ["batch", "interactive"])
-def test_ranks_train_as_one_process_does(
-    slurm: SlurmCluster, alone: Future[Path], sample: Path, tmp_path: Path, kind: str, layout: tuple[str, str]
-) -> None:
-    command = ["srun", str(SCRIPT), *TRAIN]
-    environment = {"HOUSE_SAMPLE": str(sample), "ANEMOI_BASE_SEED": "2020"}
-    if kind == "batch":
-        script = tmp_path / "job.sh"
-        script.write_text(f"#!/bin/bash\n{shlex.join(command)}\n")
-        job_id = slurm.submit(script, "--output=job.log", *layout, cwd=tmp_path, env=environment)
-        assert slurm.wait_for_job(job_id)["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]
-    else:
-        done = slurm.run("salloc", *layout, *command, cwd=tmp_path, env=environment, timeout=240, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert_same_training(tmp_path / "outputs", alone.result(timeout=240))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_train_as_one_process_does(trainings: dict[str, Future[Path]], kind: str, layout: str) -> None:
+    ours, alone = (trainings[name].result(timeout=600) for name in (f"{kind} {layout}", "alone"))
+    assert_same_training(ours, alone)
 
 
 def assert_same_training(ours: Path, theirs: Path) -> None:
