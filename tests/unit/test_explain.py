@@ -18,6 +18,7 @@ from anemoi_house.explain.plot import plot_rate
 from anemoi_house.explain.text import as_text
 
 PUBLISHED = [f"system.hardware.{each}" for each in ("num_nodes=8", "num_gpus_per_node=4", "num_gpus_per_model=2")]
+BY_LEVEL = "training.training_loss.datasets.data.scalers=[general_variable,pressure_level,node_weights,time_steps]"
 LEVELS = (100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 
 
@@ -31,6 +32,11 @@ def without_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def tnbd() -> Effective:
     return effective("tnbd", None, PUBLISHED)
+
+
+@pytest.fixture(scope="module")
+def by_level() -> Effective:
+    return effective("tnbd", None, [BY_LEVEL])
 
 
 def beginnings(rollout: int) -> int:
@@ -74,13 +80,12 @@ def test_the_published_weights(tnbd: Effective) -> None:
     assert {each.variable: each.weight for each in tnbd.loss.weights} == pytest.approx(expected)
 
 
-def test_levels_are_weighed_by_the_stock_scaler_with_its_minimum() -> None:
-    weighed = "training.training_loss.datasets.data.scalers=[general_variable,pressure_level,node_weights]"
-    found = {each.variable: each.weight for each in effective("tnbd", None, [weighed]).loss.weights}
+def test_levels_are_weighed_by_the_stock_scaler_with_its_minimum(by_level: Effective) -> None:
+    found = {each.variable: each.weight for each in by_level.loss.weights}
     for level in LEVELS:
         assert found[f"gh_{level}"] == pytest.approx(12 * max(0.2, level * 0.001))
     assert found["sp"] == 10
-    text = as_text(effective("tnbd", None, [weighed]))
+    text = as_text(by_level)
     assert "100 hPa 2.4" in text
     assert "The smallest is 0.0002, of w_100." in text
 
@@ -121,12 +126,12 @@ def test_text_fits_a_terminal_and_tells_what_is_not_known(tnbd: Effective) -> No
     assert "HOUSE_HRRR" in text
 
 
-def test_the_page_shows_what_is_printed(tnbd: Effective) -> None:
+def test_the_page_shows_what_is_printed(tnbd: Effective, by_level: Effective) -> None:
     page = Path(__file__).parents[2] / "docs" / "explain.md"
     first, second = re.findall(r"^```text\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    (scalers,) = re.findall(r'explain tnbd "(.*)"', page.read_text())
+    assert re.findall(r'explain tnbd "(.*)"', page.read_text()) == [BY_LEVEL]
     assert first in as_text(tnbd)
-    assert second in as_text(effective("tnbd", None, [scalers]))
+    assert second in as_text(by_level)
 
 
 def test_mistakes_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
