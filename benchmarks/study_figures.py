@@ -18,6 +18,8 @@ STYLES = {
     "nbd_covering": ("#56B4E9", "--", "D"),
     "tnbd": ("#D55E00", "-.", "^"),
     "tnbd_covering": ("#E69F00", "-.", "v"),
+    "tnbd_wide": ("#CC79A7", ":", "X"),
+    "nbd_fault": ("#009E73", ":", "P"),
 }
 LEADS_H = (24, 48)
 SHOWN = {
@@ -32,7 +34,7 @@ SHOWN = {
     "error jump": "jump of the error",
     "error kink": "kink of the error",
 }
-CONTRASTS = ("nbd - mmgt", "nbd_covering - mmgt", "tnbd - nbd", "tnbd_covering - tnbd")
+CONTRASTS = ("nbd - mmgt", "nbd_covering - mmgt", "tnbd - nbd", "nbd_fault - nbd", "tnbd - nbd_fault")
 
 
 def main() -> None:

@@ -32,6 +32,9 @@ SHOWN = (
     "tnbd - nbd",
     "tnbd_covering - nbd_covering",
     "tnbd_covering - tnbd",
+    "tnbd_wide - tnbd",
+    "nbd_fault - nbd",
+    "tnbd - nbd_fault",
 )
 
 
