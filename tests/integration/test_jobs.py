@@ -1,4 +1,4 @@
-"""Jobs of `anemoi-house sbatch` under a real SLURM of two nodes: their limits, and what else can end an attempt."""
+"""Jobs of `anemoi-house sbatch` under a real SLURM of three nodes: their limits, and what else can end an attempt."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def slurm(small_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A cluster that was started when the small disk was there, and so sees it."""
-    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster", cpus=8) as cluster:
+    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster", cpus=8, nodes=3) as cluster:
         yield cluster
 
 
@@ -212,7 +212,8 @@ def fill_the_disk(slurm: SlurmCluster, sample: Path, folder: Path, disk: Path) -
     subprocess.run(["fallocate", "-l", str(free - 3_000_000), disk / "other"], check=True)
     assert job.ended()["JobState"] == "FAILED"
     assert job.said(f"MiB are free in {job.output}: too few for a checkpoint")
-    assert job.said("not requeued")
+    assert job.said("not requeued: the training ended with status")
+    assert job.said("before it reached a checkpoint")
     job.submit("--nodelist=node2")
     assert job.ended()["JobState"] == "FAILED"
     assert re.search(
@@ -224,93 +225,10 @@ def fill_the_disk(slurm: SlurmCluster, sample: Path, folder: Path, disk: Path) -
     assert [fault_of(path) for path in job.checkpoints] == ["", ""]
 
 
-@pytest.fixture(scope="module")
-def full_disk(
-    slurm: SlurmCluster, small_disk: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Future[None]]:
-    """What goes on while other tests wait, since each job alone leaves a processor idle; on node2, which stays."""
-    with ThreadPoolExecutor() as executor:
-        yield executor.submit(fill_the_disk, slurm, sample, tmp_path_factory.mktemp("full"), small_disk)
-
-
-def test_trainings_begin(pair: tuple[Trained, Trained, Future[Path]], full_disk: Future[None]) -> None:
-    """First of all, so that the tests which look at their ends have not to wait for them."""
-    pair[0].wait_for("attempt 1 on node2")
-    assert not full_disk.done()
-
-
-def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    env = tmp_path / "azure.sh"
-    env.write_text("export HOUSE_SAMPLE=/nowhere\n")
-    job = Trained(slurm, sample, tmp_path, "--time=30", f"--env={env}")
-    job.submit()
-    assert job.ended()["JobState"] == "FAILED"
-    assert "/nowhere/hrrr.zarr" in job.log
-    assert job.said("nothing was started")
-    assert "Traceback" not in job.log
-    env.unlink()
-    job.submit()
-    assert job.ended()["JobState"] == "FAILED"
-    assert job.said(f"--env: {env} cannot be read")
-
-    text = job.script.read_text()
-    job.script.write_text(
-        text.replace("env_file=", "env_file= #").replace("num_nodes=1", "num_nodes=1 training.max_steps=7")
-    )
-    job.submit()
-    assert job.ended()["JobState"] == "FAILED"
-    assert job.said("Give another --output; or, to go on with other settings, remove")
-    assert not list(job.output.glob("checkpoint/*"))
-
-
-def test_what_ends_before_a_checkpoint_is_not_requeued(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    job = Trained(slurm, sample, tmp_path, "--time=30", UNSENT, "training.max_steps=60")
-    job.submit()
-    job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
-    os.kill(job.ranks()[0][0], signal.SIGKILL)
-    ended = job.ended()
-    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0")
-    assert job.said("not requeued: the training ended with status 137 before it reached a checkpoint")
-
-
-def test_a_node_that_is_lost_while_its_ranks_still_run(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=80", UNSENT, "training.max_steps=100000")
-    job.submit("--nodelist=node1")
-    job.wait_for_epochs(1)
-
-    # The daemon alone: what it has started goes on, and it finds it again.
-    slurm.end_daemon("node1")
-    slurm.start_node("node1")
-    job.wait_for_epochs(len(job.checkpoints) + 1)
-    assert job.slurm.job(job.job_id)["JobState"] == "RUNNING"
-
-    # Two jobs that would write one run.
-    other = Trained(slurm, sample, tmp_path / "other", "--time=30", "--signal-before=8", UNSENT,
-                    "training.max_steps=100000", output=job.output)  # fmt: skip
-    other.submit("--nodelist=node2")
-    assert other.ended(60)["JobState"] == "FAILED"
-    assert other.said(f"{job.output} is job {job.job_id}'s, which still runs")
-
-    # The node: SLURM requeues the job, which finds the ranks of its attempt before still at work, and waits.
-    (process, _) = job.ranks()[0]
-    slurm.end_daemon("node1")
-    slurm.run("scontrol", "update", "nodename=node1", "state=down", "reason=lost")
-    slurm.run("scontrol", "update", f"jobid={job.job_id}", "reqnodelist=", check=False)
-    job.wait_for("is still written to; waiting for its end")
-    assert not job.said("finished")
-    os.kill(process, signal.SIGKILL)
-    written = len(job.checkpoints)
-    job.wait_for_epochs(written + 1)
-    assert job.ranks()[0][1]["SLURM_JOB_NODELIST"] == "node2"
-    slurm.run("scancel", job.job_id)
-    assert job.ended()["JobState"] == "CANCELLED"
-    slurm.start_node("node1")
-    slurm.wait_for(lambda: "State=IDLE " in slurm.run("scontrol", "show", "node", "node1").stdout, "node1 is back", 60)
-
-
-def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    job = Trained(slurm, sample, tmp_path, "--nodes=2", "--time=30", UNSENT, "training.max_steps=30")
-    job.submit()
+def lose_ranks(slurm: SlurmCluster, sample: Path, folder: Path) -> None:
+    """One rank is killed; then all of them, in the act of writing a checkpoint."""
+    job = Trained(slurm, sample, folder, "--nodes=2", "--time=30", UNSENT, "training.max_steps=30")
+    job.submit("--nodelist=node1,node2")
     job.wait_for_epochs(1)
     ranks = job.ranks()
     assert set(ranks) == {0, 1}
@@ -344,8 +262,90 @@ def test_lost_ranks_and_a_checkpoint_that_was_cut(slurm: SlurmCluster, sample: P
     assert job.checkpoints[0].stem.endswith("step_000030")
 
 
-def test_a_disk_that_is_full_when_a_checkpoint_is_written(full_disk: Future[None]) -> None:
-    full_disk.result(timeout=600)
+@pytest.fixture(scope="module")
+def beside(
+    slurm: SlurmCluster, small_disk: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """What goes on while other tests wait, since each job alone leaves a processor idle; on nodes that stay."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("full", "lost")]
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        yield {
+            "disk": executor.submit(fill_the_disk, slurm, sample, folders[0], small_disk),
+            "ranks": executor.submit(lose_ranks, slurm, sample, folders[1]),
+        }
+
+
+def test_trainings_begin(pair: tuple[Trained, Trained, Future[Path]], beside: dict[str, Future[None]]) -> None:
+    """First of all, so that the tests which look at their ends have not to wait for them."""
+    pair[0].wait_for("attempt 1 on node2")
+    assert not beside["disk"].done()
+
+
+def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    env = tmp_path / "azure.sh"
+    env.write_text("export HOUSE_SAMPLE=/nowhere\n")
+    job = Trained(slurm, sample, tmp_path, "--time=30", f"--env={env}")
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert "/nowhere/hrrr.zarr" in job.log
+    assert job.said("nothing was started")
+    assert "Traceback" not in job.log
+    env.unlink()
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert job.said(f"--env: {env} cannot be read")
+
+    text = job.script.read_text()
+    job.script.write_text(
+        text.replace("env_file=", "env_file= #").replace("num_nodes=1", "num_nodes=1 training.max_steps=7")
+    )
+    job.submit()
+    assert job.ended()["JobState"] == "FAILED"
+    assert job.said("Give another --output; or, to go on with other settings, remove")
+    assert not list(job.output.glob("checkpoint/*"))
+
+
+def test_a_node_that_is_lost_while_its_ranks_still_run(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
+    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=80", UNSENT, "training.max_steps=100000")
+    job.submit("--nodelist=node3")
+    job.wait_for_epochs(1)
+
+    # The daemon alone: what it has started goes on, and it finds it again.
+    slurm.end_daemon("node3")
+    slurm.start_node("node3")
+    job.wait_for_epochs(len(job.checkpoints) + 1)
+    assert job.slurm.job(job.job_id)["JobState"] == "RUNNING"
+
+    # Two jobs that would write one run.
+    other = Trained(slurm, sample, tmp_path / "other", "--time=30", "--signal-before=8", UNSENT,
+                    "training.max_steps=100000", output=job.output)  # fmt: skip
+    other.submit("--nodelist=node2")
+    assert other.ended(120)["JobState"] == "FAILED"
+    assert other.said(f"{job.output} is job {job.job_id}'s, which still runs")
+
+    # The node: SLURM requeues the job, which finds the ranks of its attempt before still at work, and waits.
+    (process, _) = job.ranks()[0]
+    slurm.end_daemon("node3")
+    slurm.run("scontrol", "update", "nodename=node3", "state=down", "reason=lost")
+    slurm.run("scontrol", "update", f"jobid={job.job_id}", "reqnodelist=", check=False)
+    job.wait_for("is still written to; waiting for its end")
+    assert not job.said("finished")
+    os.kill(process, signal.SIGKILL)
+    written = len(job.checkpoints)
+    job.wait_for_epochs(written + 1)
+    assert job.ranks()[0][1]["SLURM_JOB_NODELIST"] in ("node1", "node2")
+    slurm.run("scancel", job.job_id)
+    assert job.ended()["JobState"] == "CANCELLED"
+    slurm.start_node("node3")
+    slurm.wait_for(lambda: "State=IDLE " in slurm.run("scontrol", "show", "node", "node3").stdout, "node3 is back", 60)
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(beside: dict[str, Future[None]]) -> None:
+    beside["disk"].result(timeout=600)
+
+
+def test_lost_ranks_and_a_checkpoint_that_was_cut(beside: dict[str, Future[None]]) -> None:
+    beside["ranks"].result(timeout=600)
 
 
 def test_a_limit_in_the_middle_of_an_epoch(pair: tuple[Trained, Trained, Future[Path]]) -> None:

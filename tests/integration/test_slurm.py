@@ -82,8 +82,8 @@ def train_as_ranks(slurm: SlurmCluster, sample: Path, folder: Path, kind: str, l
 def trainings(
     slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Path]]]:
-    """Trainings that go on beside the tests that wait for SLURM, two at once: each alone leaves a processor idle."""
-    with ThreadPoolExecutor(max_workers=2) as executor:
+    """Trainings that go on beside the tests that wait for SLURM, some at once: each alone leaves a processor idle."""
+    with ThreadPoolExecutor(max_workers=3) as executor:
         begun = {"alone": executor.submit(train_alone, slurm, sample, tmp_path_factory.mktemp("alone"))}
         for kind, layout in itertools.product(KINDS, LAYOUTS):
             folder = tmp_path_factory.mktemp("ranks")

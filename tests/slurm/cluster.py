@@ -1,4 +1,4 @@
-"""A real SLURM on one host: a controller, which is also the login node, and two nodes.
+"""A real SLURM on one host: a controller, which is also the login node, and two nodes or more.
 
 Each has its own network, host name and /etc/hosts, hence its own ports and a name that resolves. It needs root and
 Debian's packages slurmctld, slurmd, slurm-client, munge and iproute2; neither systemd nor cgroups.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-LOGIN, NODES = "login", ("node1", "node2")
+LOGIN = "login"
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge", "ip": "iproute2"}
 
 _NUMBERS = itertools.count()  # of the clusters of this process
@@ -52,9 +52,8 @@ SlurmdTimeout=300
 KillWait=5
 JobRequeue=1
 MinJobAge=3600
-NodeName=node1 NodeAddr={net}.1 CPUs={cpus} State=UNKNOWN
-NodeName=node2 NodeAddr={net}.2 CPUs={cpus} State=UNKNOWN
-PartitionName=debug Nodes=node1,node2 Default=YES MaxTime=INFINITE OverSubscribe=NO State=UP
+NodeName=node[1-{nodes}] NodeAddr={net}.[1-{nodes}] CPUs={cpus} State=UNKNOWN
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE OverSubscribe=NO State=UP
 """
 # Mounts and the host name are those of the process alone; the network is the node's.
 _ENTER = 'mount --make-rprivate / && mount --bind "$1" /etc/hosts && hostname "$2" && shift 2 && exec "$@"'
@@ -78,11 +77,14 @@ class SlurmCluster:
         For its state and its logs; nothing else is left behind.
     cpus : int
         Processors that each node says it has.
+    nodes : int
+        They are called node1, node2 and so on.
     """
 
-    def __init__(self, folder: Path, cpus: int = 4) -> None:
+    def __init__(self, folder: Path, cpus: int = 4, nodes: int = 2) -> None:
         self.folder = folder
         self.cpus = cpus
+        self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
         number = next(_NUMBERS)
         self._net = f"10.{77 + number % 100}.{os.getpid() % 250 + 1}"
         self._prefix = f"house{os.getpid()}x{number}"
@@ -100,13 +102,22 @@ class SlurmCluster:
         self.stop()
 
     def start(self) -> None:
-        """Start it, and wait until both nodes are idle."""
+        """Start it, and wait until all nodes are idle."""
         for name in ("state", "log", "spool"):
             (self.folder / name).mkdir(parents=True)
-        (self.folder / "slurm.conf").write_text(_CONF.format(folder=self.folder, net=self._net, cpus=self.cpus))
+        (self.folder / "slurm.conf").write_text(
+            _CONF.format(folder=self.folder, net=self._net, cpus=self.cpus, nodes=len(self.nodes))
+        )
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         (self.folder / "hosts").write_text(
-            f"127.0.0.1 localhost\n{self._net}.254 login\n{self._net}.1 node1\n{self._net}.2 node2\n"
+            "".join(
+                f"{address} {name}\n"
+                for address, name in (
+                    ("127.0.0.1", "localhost"),
+                    (f"{self._net}.254", LOGIN),
+                    *((f"{self._net}.{number}", node) for number, node in enumerate(self.nodes, 1)),
+                )
+            )
         )
         key = self.folder / "munge.key"
         key.touch(mode=0o600)
@@ -114,9 +125,9 @@ class SlurmCluster:
         self._lay_cables()
         self._start_munge(key)
         self._daemon("slurmctld", self.on(LOGIN, "slurmctld", "-D", "-f", self.folder / "slurm.conf"))
-        for node in NODES:
+        for node in self.nodes:
             self.start_node(node)
-        self.wait_for(self._idle, "both nodes are idle", 60)
+        self.wait_for(self._idle, "all nodes are idle", 60)
 
     def stop(self) -> None:
         """End its jobs and its daemons, and take its network away."""
@@ -128,7 +139,7 @@ class SlurmCluster:
                 time.sleep(0.1)
         for name in reversed(list(self._daemons)):
             self.end_daemon(name, signal.SIGTERM)
-        for name in (LOGIN, *NODES):
+        for name in (LOGIN, *self.nodes):
             subprocess.run(["ip", "netns", "del", f"{self._prefix}-{name}"], capture_output=True, check=False)
 
     def on(self, node: str, *command: str | Path) -> list[str]:
@@ -206,7 +217,7 @@ class SlurmCluster:
             said = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", timeout=10, check=False).stdout
         except subprocess.TimeoutExpired:
             return False
-        return set(said.split()) == set(NODES)
+        return set(said.split()) == set(self.nodes)
 
     def _lay_cables(self) -> None:
         def ip(*arguments: str) -> None:
@@ -219,7 +230,7 @@ class SlurmCluster:
         ip(*inside, "link", "add", "br0", "type", "bridge")
         ip(*inside, "addr", "add", f"{self._net}.254/24", "dev", "br0")
         ip(*inside, "link", "set", "br0", "up")
-        for number, node in enumerate(NODES, 1):
+        for number, node in enumerate(self.nodes, 1):
             ip("netns", "add", f"{prefix}-{node}")
             there = ("-n", f"{prefix}-{node}")
             ip(*there, "link", "set", "lo", "up")
