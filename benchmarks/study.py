@@ -105,9 +105,14 @@ class Run:
         return self.study / "runs" / self.experiment / f"seed{self.seed}"
 
     @property
+    def fault(self) -> dict[str, Any] | None:
+        """That of its LAM's data."""
+        return SETTINGS if self.experiment in FAULTY else None
+
+    @property
     def sample(self) -> Path:
         """Folder of its datasets."""
-        return self.study / ("faulty" if self.experiment in FAULTY else "sample")
+        return self.study / ("faulty" if self.fault else "sample")
 
     @property
     def arguments(self) -> list[str]:
@@ -188,9 +193,8 @@ def _make(runs: Sequence[Run], side_by_side: int, prefix: list[str]) -> None:
 
 def _train(run: Run, prefix: list[str]) -> str:
     record = run.folder / "training.json"
-    wanted = {"arguments": run.arguments, "seed": run.seed, "settings": _settings(run.experiment)}
-    if run.experiment in FAULTY:
-        wanted["fault"] = SETTINGS
+    settings = _settings(run.experiment)
+    wanted = {"arguments": run.arguments, "seed": run.seed, "settings": settings, "fault": run.fault}
     if record.is_file():
         found = json.loads(record.read_text())
         if {key: found.get(key) for key in wanted} == wanted:

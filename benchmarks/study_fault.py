@@ -26,6 +26,7 @@ WEIGHTS = (1.0, 0.75, 0.5, 0.25)
 
 WAVES_KM = (240.0, 1000.0)
 _WAVES = 24
+_SEED = 0  # of all that is drawn
 
 SETTINGS = {"rms_of_outermost_row": SIZES, "share_by_row": list(WEIGHTS), "waves_km": list(WAVES_KM)}
 _RECORD = "fault.json"
@@ -37,33 +38,29 @@ class Fault:
     Parameters
     ----------
     grid : LambertGrid
-    seed : int
-        Of all that is drawn.
     """
 
-    def __init__(self, grid: LambertGrid, seed: int = 0) -> None:
+    def __init__(self, grid: LambertGrid) -> None:
         rows, columns = np.indices(grid.shape)
         from_edge = np.minimum.reduce([rows, grid.ny - 1 - rows, columns, grid.nx - 1 - columns])
         self._weights = np.append(WEIGHTS, 0.0)[np.minimum(from_edge, len(WEIGHTS))].ravel()
-        random = np.random.default_rng(seed)
         lengths = np.geomspace(*WAVES_KM, _WAVES)
-        directions = random.uniform(0, 2 * np.pi, _WAVES)
+        directions = np.random.default_rng(_SEED).uniform(0, 2 * np.pi, _WAVES)
         wave = 2 * np.pi / lengths * np.stack([np.cos(directions), np.sin(directions)])
         places = grid.spacing_km * np.stack([columns.ravel(), rows.ravel()])
         self._angles = wave.T @ places
-        self._seed = seed
-        self._always = {name: self._pattern([seed, 1, number]) for number, name in enumerate(SIZES)}
+        self._always = {name: self._pattern(1, number) for number, name in enumerate(SIZES)}
 
     def at(self, date: int) -> dict[str, Floats]:
         """Error by variable at a date, given by its number; each of shape (cells,), in the variable's units."""
         return {
-            name: size * self._weights * (self._always[name] + self._pattern([self._seed, 2, number, date])) / 2**0.5
+            name: size * self._weights * (self._always[name] + self._pattern(2, number, date)) / 2**0.5
             for number, (name, size) in enumerate(SIZES.items())
         }
 
-    def _pattern(self, seed: list[int]) -> Floats:
-        """A sum of waves with phases of its own, of variance 1 in the mean over seeds."""
-        phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, _WAVES)
+    def _pattern(self, *which: int) -> Floats:
+        """A sum of waves with phases of its own, of variance 1 in the mean over all phases."""
+        phases = np.random.default_rng([_SEED, *which]).uniform(0, 2 * np.pi, _WAVES)
         return (2 / _WAVES) ** 0.5 * np.cos(self._angles + phases[:, None]).sum(axis=0)
 
 

@@ -19,7 +19,6 @@ import json
 import logging
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -176,7 +175,7 @@ class ProcessMemory:
         return self._status("VmRSS")
 
     def peak_gb(self) -> float:
-        return self._status("VmHWM") if self.peak_of == "steps" else _ru_maxrss_gb()
+        return self._status("VmHWM")
 
     @staticmethod
     def _status(key: str) -> float:
@@ -209,10 +208,6 @@ class CudaMemory:
 
 def _memory_of(device: str) -> ProcessMemory | CudaMemory:
     return CudaMemory() if device == "cuda" else ProcessMemory()
-
-
-def _ru_maxrss_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 # From outside

@@ -109,16 +109,9 @@ class SlurmCluster:
             _CONF.format(folder=self.folder, net=self._net, cpus=self.cpus, nodes=len(self.nodes))
         )
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
-        (self.folder / "hosts").write_text(
-            "".join(
-                f"{address} {name}\n"
-                for address, name in (
-                    ("127.0.0.1", "localhost"),
-                    (f"{self._net}.254", LOGIN),
-                    *((f"{self._net}.{number}", node) for number, node in enumerate(self.nodes, 1)),
-                )
-            )
-        )
+        hosts = ["127.0.0.1 localhost", f"{self._net}.254 {LOGIN}"]
+        hosts += [f"{self._net}.{number} {node}" for number, node in enumerate(self.nodes, 1)]
+        (self.folder / "hosts").write_text("\n".join([*hosts, ""]))
         key = self.folder / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(1024))
