@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +25,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if more:
         arguments.overrides = [*arguments.overrides, *more]
     try:
-        return arguments.run(arguments) or 0
+        status = arguments.run(arguments) or 0
+        sys.stdout.flush()
+        return status
     except HouseError as mistake:
         print(f"anemoi-house: {mistake}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        if not _nobody_reads_on():
+            raise
+        return 1
+
+
+def _nobody_reads_on() -> bool:
+    """Whether the standard output was closed, as by `head`; if so, what is left of it goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not poll.poll(0):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
