@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from anemoi.graphs.create import load_graph_from_file
 from omegaconf import DictConfig
+from torch_geometric.data import HeteroData
 
 from anemoi_house.config import composed, validated
 from anemoi_house.errors import HouseError
@@ -55,7 +57,7 @@ def prepare(config_name: str, overrides: Sequence[str] = ()) -> Path | None:
     config = composed(config_name, None, overrides)
     _check_folder(Path(config.system.output.root))
     _wait_for_other_writer(config)
-    return _build_graph(validated(config, config_name))
+    return _see_to_graph(validated(config, config_name))
 
 
 def _check_folder(folder: Path) -> None:
@@ -101,15 +103,23 @@ def _wait_for_other_writer(config: DictConfig) -> None:
         time.sleep(1)
 
 
-def _build_graph(config: DictConfig) -> Path | None:
+def _see_to_graph(config: DictConfig) -> Path | None:
     """Build the graph, or see that it is there, by the stock trainer's own means."""
+    if not config.system.input.graph:
+        return None
+    path = Path(config.system.input.graph)
+    if path.exists() and not config.graph.get("overwrite", False):
+        nodes = load_graph_from_file(path)  # without the trainer, whose import takes seconds of every attempt
+    else:
+        nodes = _built_graph(config)
+    print(f"graph {path}: {', '.join(f'{nodes[name].num_nodes:,} {name} nodes' for name in nodes.node_types)}")
+    return path
+
+
+def _built_graph(config: DictConfig) -> HeteroData:
     from anemoi.training.train.train import AnemoiTrainer
 
-    if not (path := config.system.input.graph):
-        return None
     kind: Any = AnemoiTrainer
     trainer = kind.__new__(kind)  # one that is initialised begins a run
     trainer.config = config
-    nodes = trainer.graph_data
-    print(f"graph {path}: {', '.join(f'{nodes[name].num_nodes:,} {name} nodes' for name in nodes.node_types)}")
-    return Path(path)
+    return trainer.graph_data

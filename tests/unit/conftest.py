@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_grids import globe_grid, lam_grid, write_store
+from omegaconf import OmegaConf
+from small_grids import DATES, globe_grid, lam_grid, write_store
 from torch_geometric.data import HeteroData
 
 from anemoi_house import registration, resolvers
@@ -49,6 +50,17 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """LAM and global dataset that fit each other."""
     folder = tmp_path_factory.mktemp("stores")
     return write_store(folder / "hrrr.zarr", *lam_grid()), write_store(folder / "gfs.zarr", *globe_grid())
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with two small datasets that have the variables which our configs name."""
+    folder = tmp_path_factory.mktemp("sample")
+    used = OmegaConf.load(registration.config_folder() / "data" / "house_gfs_hrrr.yaml").datasets.data
+    variables = ("gh_500", "t_850", *used.forcing, *used.diagnostic)
+    write_store(folder / "hrrr.zarr", *lam_grid(12, 14, 1.5), variables, DATES)
+    write_store(folder / "gfs.zarr", *globe_grid(), variables, DATES)
+    return folder
 
 
 @pytest.fixture

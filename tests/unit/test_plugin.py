@@ -20,7 +20,6 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra_plugins.anemoi_searchpath.anemoi_searchpath_plugin import AnemoiSearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
-from small_grids import DATES, globe_grid, lam_grid, write_store
 
 from anemoi_house import registration
 from hydra_plugins.house_searchpath.plugin import HouseSearchPathPlugin
@@ -213,17 +212,6 @@ def lines_that_count(path: Path) -> list[str]:
 @pytest.mark.parametrize("name", [name + stage for name in EXPERIMENTS for stage in ("", "_sample")])
 def test_an_experiment_is_a_few_lines(name: str) -> None:
     assert len(lines_that_count(registration.config_folder() / f"{name}.yaml")) <= 25
-
-
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with two small datasets that have the variables which our configs name."""
-    folder = tmp_path_factory.mktemp("sample")
-    used = OmegaConf.load(registration.config_folder() / "data" / "house_gfs_hrrr.yaml").datasets.data
-    variables = ("gh_500", "t_850", *used.forcing, *used.diagnostic)
-    write_store(folder / "hrrr.zarr", *lam_grid(12, 14, 1.5), variables, DATES)
-    write_store(folder / "gfs.zarr", *globe_grid(), variables, DATES)
-    return folder
 
 
 @pytest.mark.usefixtures("registered")
