@@ -2,13 +2,16 @@
 
 A step is what a training does with a batch: normalising, forward, loss, backward, clipping, optimiser; of the model,
 the loss and the optimiser that anemoi builds from our configs, without reading data, logging and checkpoints. All
-three cases have the data nodes of the untrimmed grids, so that they differ in the encoder's edges alone.
+cases have the data nodes of the untrimmed grids, so that they differ in the encoder's edges alone; one of them is
+there twice, and shows what of a ratio is noise.
 
 - `sample`: the sample experiments as they are, on CPU.
 - `narrow`: the published grids and a narrow model, on CPU.
 - `published`: the published grids and model, where there is a GPU.
 
-Each case is a process of its own that has loaded its graph; steps are taken in turn.
+On CPU the cases share a process and take their steps in turn, and there are several such processes, since the same
+step differs from one to the next. Memory is what torch has allocated, counted exactly: resident memory depends on
+what the allocator gives back.
 """
 
 from __future__ import annotations
@@ -33,11 +36,15 @@ from typing import Any
 import records
 
 PACKAGES = ("anemoi-training", "anemoi-models", "anemoi-graphs", "torch", "torch-geometric")
-CASES = {"knn_12": "mmgt", "knn_20": "nbd", "covering": "tnbd_covering"}
-PAIRS = (("covering", "knn_12"), ("knn_20", "knn_12"), ("covering", "knn_20"))
-MEASURED = ("wall_s", "cpu_s", "peak_gb")
+CASES = {"knn_12": "mmgt", "knn_20": "nbd", "covering": "tnbd_covering", "knn_12_again": "mmgt"}
+PAIRS = (("covering", "knn_12"), ("knn_20", "knn_12"), ("covering", "knn_20"), ("knn_12_again", "knn_12"))
+TIMES = ("wall_s", "cpu_s")
 WARM_UP = 2
 """Steps before those that count: the first one makes the optimiser's state."""
+
+KEEP_MEMORY = f"glibc.malloc.mmap_threshold={2**33}:glibc.malloc.trim_threshold={2**34}"
+"""Memory of the step before is used again: to ask the system for new pages takes up to a third of a step on CPU, and
+from one process to the next it takes more or less than covering could."""
 
 COMMON = ("dataloader.trim=null", "diagnostics.log.mlflow.enabled=False")
 ONE_DATE = tuple(
@@ -68,173 +75,148 @@ class Size:
     suffix: str  # of the experiments' names
     overrides: tuple[str, ...]
     device: str
-    rounds: int
-    at_once: bool  # all cases in memory, their steps in turn; else their processes in turn
+    rounds: int  # steps of each case in each process
+    processes: int
+    at_once: bool  # all cases in one process; else each in one of its own
 
 
 SIZES = {
-    "sample": Size("tiny", "_sample", (), "cpu", 41, at_once=True),
-    "narrow": Size("published", "", (*ONE_DATE, *NARROW), "cpu", 11, at_once=True),
-    "published": Size("published", "", ONE_DATE, "cuda", 11, at_once=False),
+    "sample": Size("tiny", "_sample", (), "cpu", 21, 5, at_once=True),
+    "narrow": Size("published", "", (*ONE_DATE, *NARROW), "cpu", 7, 3, at_once=True),
+    "published": Size("published", "", ONE_DATE, "cuda", 11, 1, at_once=False),
 }
 
 
 # In a process of its own
 
 
-def prepare(size: Size, case: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The training module on its device, a batch, and what is to be said of them."""
-    import torch
-    from anemoi.training.train.train import AnemoiTrainer
-    from hydra import compose, initialize
+class Training:
+    """A case that is ready to take steps."""
 
-    with initialize(version_base=None):
-        overrides = [*COMMON, *size.overrides, f"diagnostics.log.mlflow.run_name={case}"]
-        config = compose(CASES[case] + size.suffix, overrides=overrides)
-    told = {
-        "channels": config.model.num_channels,
-        "processor_layers": config.model.processor.num_layers,
-        "precision": str(config.training.precision),
-    }
-    trainer = AnemoiTrainer(config)
-    torch.manual_seed(0)
-    module = trainer.model.to(size.device)
-    batch = {name: field[None].to(size.device) for name, field in trainer.datamodule.ds_train.get_sample(0).items()}
-    graph = trainer.graph_data
-    return (
-        module,
-        batch,
-        {
-            "data_nodes": graph["data"].num_nodes,
-            "hidden_nodes": graph["hidden"].num_nodes,
-            "encoder_edges": graph["data", "to", "hidden"].num_edges,
-            "parameters": sum(part.numel() for part in module.parameters() if part.requires_grad),
-            **told,
-        },
-    )
+    def __init__(self, size: Size, case: str) -> None:
+        import torch
+        from anemoi.training.train.train import AnemoiTrainer
+        from hydra import compose, initialize
+
+        with initialize(version_base=None):
+            overrides = [*COMMON, *size.overrides, f"diagnostics.log.mlflow.run_name={case}"]
+            config = compose(CASES[case] + size.suffix, overrides=overrides)
+        precision = str(config.training.precision)
+        trainer = AnemoiTrainer(config)
+        torch.manual_seed(0)
+        self.device = size.device
+        self.module = trainer.model.to(size.device)
+        sample = trainer.datamodule.ds_train.get_sample(0)
+        self.batch = {name: field[None].to(size.device) for name, field in sample.items()}
+        self.graph = trainer.graph_data
+        self.clip = config.training.gradient_clip.val
+        made = self.module.configure_optimizers()
+        (self.optimizer,) = made[0] if isinstance(made, tuple | list) else [made]
+        self.half = size.device == "cuda" and precision == "16-mixed"
+        self.scaler = torch.amp.GradScaler(size.device, enabled=self.half)
+        self.told = {
+            "device": torch.cuda.get_device_name() if size.device == "cuda" else "cpu",
+            "data_nodes": self.graph["data"].num_nodes,
+            "hidden_nodes": self.graph["hidden"].num_nodes,
+            "encoder_edges": self.graph["data", "to", "hidden"].num_edges,
+            "parameters": sum(part.numel() for part in self.module.parameters() if part.requires_grad),
+            "channels": config.model.num_channels,
+            "processor_layers": config.model.processor.num_layers,
+            "precision": precision,
+        }
+
+    def step(self) -> float:
+        """Take a step; its loss."""
+        import torch
+
+        fresh = self.module.on_after_batch_transfer({name: field.clone() for name, field in self.batch.items()}, 0)
+        with torch.autocast(self.device, torch.float16, enabled=self.half):
+            loss = self.module._step(fresh).loss
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_value_(self.module.parameters(), self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return float(loss.detach())  # waits for a GPU
+
+    def timed(self) -> dict[str, float]:
+        """What a step took."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        loss = self.step()
+        return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "loss": loss}
+
+    def memory(self) -> dict[str, float]:
+        """What is there between two steps, and the most that there is in one."""
+        kept, of_step = self._kept_bytes() / 1e9, self._bytes_of_step() / 1e9
+        return {"kept_gb": kept, "of_step_gb": of_step, "peak_gb": kept + of_step}
+
+    def _kept_bytes(self) -> int:
+        """Tensors of the model, the optimiser's state, the graph and the batch."""
+        import torch
+
+        states = (part for state in self.optimizer.state.values() for part in state.values())
+        stores = (part for store in self.graph.stores for part in store.values())
+        tensors = [*self.module.parameters(), *self.module.buffers(), *states, *stores, *self.batch.values()]
+        storages = [each.untyped_storage() for each in tensors if isinstance(each, torch.Tensor)]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def _bytes_of_step(self) -> int:
+        import torch
+
+        if self.device == "cuda":
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self.step()
+            return torch.cuda.max_memory_allocated() - before
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+            self.step()
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder, "trace.json")
+            profiler.export_chrome_trace(str(trace))
+            events = json.loads(trace.read_text())["traceEvents"]
+        return max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
 
 
-def take_steps(size: Size, case: str) -> None:
-    """Take a step for every line of the standard input, and answer with what it took, one line of JSON each."""
+def serve(size: Size, cases: Sequence[str]) -> None:
+    """Do what each line of the standard input says, `timed CASE` or `memory CASE`; answer with a line of JSON."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
-    import torch
-
-    module, batch, told = prepare(size, case)
-    clip = module.config.training.gradient_clip.val
-    (optimizer,) = _optimizers(module)
-    half = size.device == "cuda" and told["precision"] == "16-mixed"
-    scaler = torch.amp.GradScaler(size.device, enabled=half)
-
-    def step() -> float:
-        fresh = module.on_after_batch_transfer({name: field.clone() for name, field in batch.items()}, 0)
-        with torch.autocast(size.device, torch.float16, enabled=half):
-            loss = module._step(fresh).loss
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_value_(module.parameters(), clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        return float(loss.detach())  # waits for a GPU
-
-    memory = _memory_of(size.device)
-    told |= {"before_gb": memory.now_gb(), "device": memory.device, "peak_of": memory.peak_of}
-    print(json.dumps(told), file=answers)
-    for _ in sys.stdin:
-        memory.forget_peak()
-        wall, cpu = time.perf_counter(), time.process_time()
-        loss = step()
-        taken = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-        print(json.dumps({**taken, "loss": loss, "peak_gb": memory.peak_gb()}), file=answers)
-
-
-def _optimizers(module: Any) -> list[Any]:
-    made = module.configure_optimizers()
-    return made[0] if isinstance(made, tuple | list) else [made]
-
-
-class ProcessMemory:
-    """Resident memory of this process. Its peak is that of a step where Linux lets a process forget it."""
-
-    device = "cpu"
-
-    def __init__(self) -> None:
-        self.peak_of = "steps"
-        self.forget_peak()
-
-    def forget_peak(self) -> None:
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            self.peak_of = "process"
-
-    def now_gb(self) -> float:
-        return self._status("VmRSS")
-
-    def peak_gb(self) -> float:
-        return self._status("VmHWM")
-
-    @staticmethod
-    def _status(key: str) -> float:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) / 1e6
-        return math.nan
-
-
-class CudaMemory:
-    """Memory that torch has allocated on the GPU."""
-
-    peak_of = "steps"
-
-    def __init__(self) -> None:
-        import torch
-
-        self.cuda = torch.cuda
-        self.device = torch.cuda.get_device_name()
-
-    def forget_peak(self) -> None:
-        self.cuda.reset_peak_memory_stats()
-
-    def now_gb(self) -> float:
-        return self.cuda.memory_allocated() / 1e9
-
-    def peak_gb(self) -> float:
-        return self.cuda.max_memory_allocated() / 1e9
-
-
-def _memory_of(device: str) -> ProcessMemory | CudaMemory:
-    return CudaMemory() if device == "cuda" else ProcessMemory()
+    trainings = {case: Training(size, case) for case in cases}
+    print(json.dumps({case: training.told for case, training in trainings.items()}), file=answers)
+    for line in sys.stdin:
+        what, case = line.split()
+        print(json.dumps({"timed": trainings[case].timed, "memory": trainings[case].memory}[what]()), file=answers)
 
 
 # From outside
 
 
 @contextlib.contextmanager
-def case_process(size: str, case: str) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, float]]]]:
-    """What a case says of itself, and a function that takes a step there."""
+def process_of(size: str, cases: Sequence[str]) -> Iterator[tuple[dict[str, Any], Callable[[str], dict[str, float]]]]:
+    """What the cases of a process say of themselves, and a function that asks it."""
     # No child of multiprocessing: that waits at its end for a pool of anemoi-datasets, which none there ends.
-    command = [sys.executable, __file__, "--case", size, case]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, __file__, "--cases", size, *cases]
+    environment = os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     asked, answers = process.stdin, process.stdout
     if asked is None or answers is None:
         raise RuntimeError("a process with pipes has none")
 
     def answer() -> dict[str, Any]:
         if not (line := answers.readline()):
-            raise SystemExit(f"The process of {case} ended by itself; its message is above.")
+            raise SystemExit(f"The process of {', '.join(cases)} ended by itself; its message is above.")
         return json.loads(line)
 
-    def step() -> dict[str, float]:
-        asked.write("step\n")
+    def ask(what: str) -> dict[str, float]:
+        asked.write(f"{what}\n")
         asked.flush()
         return answer()
 
     try:
-        yield answer(), step
+        yield answer(), ask
     finally:
         process.communicate()  # an end of file ends it
 
@@ -242,60 +224,73 @@ def case_process(size: str, case: str) -> Iterator[tuple[dict[str, Any], Callabl
 def measure(name: str, rounds: int | None) -> dict[str, Any]:
     """All cases of one size: what they are, what their steps took, and the ratios."""
     size = SIZES[name]
-    for case in CASES:  # the graphs' files, so that no building is in the memory that is measured
-        with case_process(name, case):
-            pass
-    taken: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
+    with process_of(name, tuple(CASES) if size.at_once else ("knn_12",)):
+        pass  # makes the graphs' files and fills the caches
     told: dict[str, dict[str, Any]] = {}
-    for group in [tuple(CASES)] if size.at_once else [(case,) for case in CASES]:
-        with contextlib.ExitStack() as stack:
-            processes = {case: stack.enter_context(case_process(name, case)) for case in group}
-            told |= {case: about for case, (about, _) in processes.items()}
-            for turn in range(WARM_UP + (rounds or size.rounds)):
-                for case in group[:: 1 if turn % 2 else -1]:
-                    taken[case].append(processes[case][1]())
-                print(f"step {turn + 1}:", _said(taken, group), file=sys.stderr, flush=True)
-    return summary(told, taken)
+    runs: list[dict[str, list[dict[str, float]]]] = []
+    for number in range(size.processes):
+        runs.append({case: [] for case in CASES})
+        for group in [tuple(CASES)] if size.at_once else [(case,) for case in CASES]:
+            with process_of(name, group) as (about, ask):
+                for turn in range(WARM_UP + (rounds or size.rounds)):
+                    for case in group[:: 1 if turn % 2 else -1]:
+                        runs[-1][case].append(ask(f"timed {case}"))
+                    said = ", ".join(f"{case} {runs[-1][case][-1]['wall_s']:.2f} s" for case in group)
+                    print(f"process {number + 1}, step {turn + 1}: {said}", file=sys.stderr, flush=True)
+                told |= {case: {**about[case], **ask(f"memory {case}")} for case in group}
+    return summary(told, runs)
 
 
-def _said(taken: dict[str, list[dict[str, float]]], group: Sequence[str]) -> str:
-    return ", ".join(f"{case} {taken[case][-1]['wall_s']:.2f} s" for case in group)
-
-
-def summary(told: dict[str, dict[str, Any]], taken: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Medians of the steps after the warm-up."""
-    cases: dict[str, Any] = {}
-    for case, steps in taken.items():
-        if not all(math.isfinite(step["loss"]) for step in steps):
-            raise SystemExit(f"The loss of {case} is not finite: its steps are no training.")
-        counted = steps[WARM_UP:]
-        medians = {key: statistics.median(step[key] for step in counted) for key in MEASURED}
-        cases[case] = {
+def summary(told: dict[str, dict[str, Any]], runs: list[dict[str, list[dict[str, float]]]]) -> dict[str, Any]:
+    """Medians of the steps after the warm-up, and of the processes."""
+    for run in runs:
+        for case, steps in run.items():
+            if not all(math.isfinite(step["loss"]) for step in steps):
+                raise SystemExit(f"The loss of {case} is not finite: its steps are no training.")
+    medians = [
+        {case: {key: statistics.median(step[key] for step in steps[WARM_UP:]) for key in TIMES}
+         for case, steps in run.items()}
+        for run in runs
+    ]  # fmt: skip
+    cases = {
+        case: {
             "experiment": CASES[case],
-            **told[case],
-            **medians,
-            "of_steps_gb": medians["peak_gb"] - told[case]["before_gb"],
-            **{f"{key}_of_each": [step[key] for step in counted] for key in MEASURED},
+            **about,
+            **{key: statistics.median(run[case][key] for run in medians) for key in TIMES},
+            "wall_s_of_each": [[step["wall_s"] for step in run[case][WARM_UP:]] for run in runs],
         }
-    keys = (*MEASURED, "of_steps_gb", "encoder_edges")
-    ratios = {f"{one} / {other}": {key: cases[one][key] / cases[other][key] for key in keys} for one, other in PAIRS}
+        for case, about in told.items()
+    }
+    ratios: dict[str, Any] = {}
     for one, other in PAIRS:
-        rounds = zip(cases[one]["wall_s_of_each"], cases[other]["wall_s_of_each"], strict=True)
-        ratios[f"{one} / {other}"]["wall_s, median of rounds"] = statistics.median(a / b for a, b in rounds)
-    return {"rounds": len(cases["knn_12"]["wall_s_of_each"]), "ratios": ratios, "cases": cases}
+        of_each = {key: [run[one][key] / run[other][key] for run in medians] for key in TIMES}
+        ratios[f"{one} / {other}"] = {
+            **{key: statistics.median(each) for key, each in of_each.items()},
+            **{key: cases[one][key] / cases[other][key] for key in ("peak_gb", "of_step_gb", "encoder_edges")},
+            "wall_s_of_each": of_each["wall_s"],
+        }
+    return {
+        "processes": len(runs),
+        "steps_of_each": len(runs[0]["knn_12"]) - WARM_UP,
+        "ratios": ratios,
+        "cases": cases,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     records.add_option(parser)
     parser.add_argument("--only", choices=SIZES, action="append", help="default: what this machine can do")
-    parser.add_argument("--rounds", type=int, metavar="N", help="steps that count (default: 41, 11, 11)")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="steps that count, in each process (default: 21, 7, 11)"
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on CPU (default: 1)")
-    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--cases", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, metavar="DIR", help="samples are kept here (default: nowhere)")
     options = parser.parse_args()
-    if options.case:
-        take_steps(SIZES[options.case[0]], options.case[1])
+    if options.cases:
+        name, *cases = options.cases
+        serve(SIZES[name], cases)
         return
 
     import torch
