@@ -18,6 +18,8 @@ from anemoi_house.boundary.regions import REGIONS
 from anemoi_house.graphs.describe import load_graph
 from anemoi_house.tracking.spool import find_spools
 
+pytestmark = pytest.mark.alone
+
 STEPS = 12
 
 EXPERIMENTS = {

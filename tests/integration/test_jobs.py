@@ -20,7 +20,7 @@ from slurm.cluster import SlurmCluster, why_not
 
 from anemoi_house.jobs.checkpoints import checkpoints_in, fault_of
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 BIN = Path(sys.prefix) / "bin"
 # Ten steps to an epoch, so that there is a checkpoint every few seconds.

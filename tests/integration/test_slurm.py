@@ -15,7 +15,7 @@ import pytest
 import torch
 from slurm.cluster import SlurmCluster, why_not
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 SCRIPT = Path(__file__).parents[2] / "slurm2ddp.sh"
 SHOW = """

@@ -37,6 +37,8 @@ from anemoi_house.tracking.drain import numbered
 from anemoi_house.tracking.pending import pending
 from anemoi_house.tracking.spool import Spool, SpoolWriter
 
+pytestmark = pytest.mark.alone
+
 COMMAND = [sys.executable, "-m", "anemoi_house.cli", "sync"]
 RUN_ID = "0123456789abcdef0123456789abcdef"
 

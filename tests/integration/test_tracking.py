@@ -27,6 +27,8 @@ from tracking.fixtures import template_database  # noqa: F401
 from tracking.front import Front
 from tracking.mlflow_server import MlflowServer, find_runs, read_run
 
+pytestmark = pytest.mark.alone
+
 STEPS = 16
 SECRET = "s3cr3t-of-no-use-0123456789"
 WITH_A_TOKEN = ("server_absent", "server_killed_for_good", "training_killed")

@@ -18,6 +18,8 @@ from tracking.front import Front
 from tracking.mlflow_server import MlflowServer
 from tracking.separate import SeparateFront
 
+pytestmark = pytest.mark.alone
+
 # Obeys lines of Python, and answers each with the value of `told`, or with the error.
 CLIENT = """
 import json, sys, time
