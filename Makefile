@@ -75,7 +75,8 @@ test-unit: environment ## the fast tests
 	$(BIN)/python -m pytest -n 2 tests/unit
 
 test-integration: environment ## the tests on the stock commands
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" --durations=15 tests/integration
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" \
+	  --durations=15 tests/integration
 	$(BIN)/python -m pytest -m alone --durations=25 tests/integration
 
 # For another Python: make test-python PYTHON=python3.13 VENV=.venv-3.13

@@ -188,8 +188,18 @@ def hold_two_attempts(job: Trained) -> Path:
 
 
 @pytest.fixture(scope="module")
+def built(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Override that gives the graph, which only the limited job builds for itself."""
+    graph = f"system.input.graph={tmp_path_factory.mktemp('graph') / 'tnbd_sample.pt'}"
+    environment = os.environ | {"HOUSE_SAMPLE": str(sample), "HOUSE_OUTPUT": str(tmp_path_factory.mktemp("none"))}
+    subprocess.run([BIN / "anemoi-house", "prepare", "--config-name=tnbd_sample", *SHORT, graph], env=environment,
+                   check=True, capture_output=True)  # fmt: skip
+    return graph
+
+
+@pytest.fixture(scope="module")
 def pair(
-    slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
+    slurm: SlurmCluster, sample: Path, built: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Trained, Trained, Future[Path]]]:
     """Two jobs with one seed, one with a limit shorter than its training, and what holds that one.
 
@@ -197,16 +207,16 @@ def pair(
     """
     folder, common = tmp_path_factory.mktemp("pair"), ["--seed=2020", f"training.max_steps={PAIR_STEPS}"]
     limited = Trained(slurm, sample, folder / "limited", "--time=3", "--signal-before=40", *common)
-    whole = Trained(slurm, sample, folder / "whole", "--time=30", UNSENT, *common)
+    whole = Trained(slurm, sample, folder / "whole", "--time=30", UNSENT, built, *common)
     limited.submit("--nodelist=node2")
     whole.submit("--nodelist=node2", "--begin=now+40")  # when the other one is held
     with ThreadPoolExecutor() as executor:
         yield limited, whole, executor.submit(hold_two_attempts, limited)
 
 
-def fill_the_disk(slurm: SlurmCluster, sample: Path, folder: Path, disk: Path) -> None:
+def fill_the_disk(slurm: SlurmCluster, sample: Path, built: str, folder: Path, disk: Path) -> None:
     """A checkpoint finds no room, a run that goes on does neither, until there is some."""
-    job = Trained(slurm, sample, folder, "--time=30", UNSENT, "training.max_steps=20", output=disk / "run")
+    job = Trained(slurm, sample, folder, "--time=30", UNSENT, built, "training.max_steps=20", output=disk / "run")
     job.submit("--nodelist=node2")
     job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
     free = shutil.disk_usage(disk).free
@@ -225,9 +235,9 @@ def fill_the_disk(slurm: SlurmCluster, sample: Path, folder: Path, disk: Path) -
     assert [fault_of(path) for path in job.checkpoints] == ["", ""]
 
 
-def lose_ranks(slurm: SlurmCluster, sample: Path, folder: Path) -> None:
+def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> None:
     """One rank is killed; then all of them, in the act of writing a checkpoint."""
-    job = Trained(slurm, sample, folder, "--nodes=2", "--time=30", UNSENT, "training.max_steps=30")
+    job = Trained(slurm, sample, folder, "--nodes=2", "--time=30", UNSENT, built, "training.max_steps=30")
     job.submit("--nodelist=node1,node2")
     job.wait_for_epochs(1)
     ranks = job.ranks()
@@ -264,14 +274,14 @@ def lose_ranks(slurm: SlurmCluster, sample: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def beside(
-    slurm: SlurmCluster, small_disk: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
+    slurm: SlurmCluster, small_disk: Path, sample: Path, built: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[None]]]:
     """What goes on while other tests wait, since each job alone leaves a processor idle; on nodes that stay."""
     folders = [tmp_path_factory.mktemp(name) for name in ("full", "lost")]
     with ThreadPoolExecutor(max_workers=1) as executor:
         yield {
-            "disk": executor.submit(fill_the_disk, slurm, sample, folders[0], small_disk),
-            "ranks": executor.submit(lose_ranks, slurm, sample, folders[1]),
+            "disk": executor.submit(fill_the_disk, slurm, sample, built, folders[0], small_disk),
+            "ranks": executor.submit(lose_ranks, slurm, sample, built, folders[1]),
         }
 
 
@@ -305,8 +315,12 @@ def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, 
     assert not list(job.output.glob("checkpoint/*"))
 
 
-def test_a_node_that_is_lost_while_its_ranks_still_run(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
-    job = Trained(slurm, sample, tmp_path, "--time=30", "--signal-before=80", UNSENT, "training.max_steps=100000")
+def test_a_node_that_is_lost_while_its_ranks_still_run(
+    slurm: SlurmCluster, sample: Path, built: str, tmp_path: Path
+) -> None:
+    job = Trained(
+        slurm, sample, tmp_path, "--time=30", "--signal-before=80", UNSENT, built, "training.max_steps=100000"
+    )
     job.submit("--nodelist=node3")
     job.wait_for_epochs(1)
 
@@ -317,7 +331,7 @@ def test_a_node_that_is_lost_while_its_ranks_still_run(slurm: SlurmCluster, samp
     assert job.slurm.job(job.job_id)["JobState"] == "RUNNING"
 
     # Two jobs that would write one run.
-    other = Trained(slurm, sample, tmp_path / "other", "--time=30", "--signal-before=8", UNSENT,
+    other = Trained(slurm, sample, tmp_path / "other", "--time=30", "--signal-before=8", UNSENT, built,
                     "training.max_steps=100000", output=job.output)  # fmt: skip
     other.submit("--nodelist=node2")
     assert other.ended(120)["JobState"] == "FAILED"
