@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from slurm.ranks import trainings, two_nodes  # noqa: F401  fixtures that two modules share
 
 ROOT = Path(__file__).parents[2]
 SAMPLE_DATES = 120  # as many as the sample experiments train and validate on

@@ -30,6 +30,7 @@ SHORT = [
 ]
 STEPS_PER_EPOCH = 10
 PAIR_STEPS = 50
+PAIR = ["--seed=2020", f"training.max_steps={PAIR_STEPS}"]
 UNSENT = "diagnostics.log.mlflow.offline=True"  # spares the process that sends records
 
 
@@ -188,27 +189,33 @@ def hold_two_attempts(job: Trained) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Override that gives the graph, which only the limited job builds for itself."""
+def limited(slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A job with a limit shorter than its training, on a node that no test takes away."""
+    folder = tmp_path_factory.mktemp("pair") / "limited"
+    job = Trained(slurm, sample, folder, "--time=3", "--signal-before=40", *PAIR)
+    job.submit("--nodelist=node2")
+    return job
+
+
+@pytest.fixture(scope="module")
+def built(limited: Trained, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Override that gives the other jobs their graph, built while the limited one builds its own."""
     graph = f"system.input.graph={tmp_path_factory.mktemp('graph') / 'tnbd_sample.pt'}"
     environment = os.environ | {"HOUSE_SAMPLE": str(sample), "HOUSE_OUTPUT": str(tmp_path_factory.mktemp("none"))}
-    subprocess.run([BIN / "anemoi-house", "prepare", "--config-name=tnbd_sample", *SHORT, graph], env=environment,
-                   check=True, capture_output=True)  # fmt: skip
+    command = [BIN / "anemoi-house", "prepare", "--config-name=tnbd_sample", *SHORT, graph]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     return graph
 
 
 @pytest.fixture(scope="module")
 def pair(
-    slurm: SlurmCluster, sample: Path, built: str, tmp_path_factory: pytest.TempPathFactory
+    slurm: SlurmCluster, sample: Path, limited: Trained, built: str
 ) -> Iterator[tuple[Trained, Trained, Future[Path]]]:
-    """Two jobs with one seed, one with a limit shorter than its training, and what holds that one.
+    """The limited job, one with its seed that has the time, and what holds the first.
 
-    They train while the other tests wait, on a node that none of these takes away.
+    They train while the other tests wait.
     """
-    folder, common = tmp_path_factory.mktemp("pair"), ["--seed=2020", f"training.max_steps={PAIR_STEPS}"]
-    limited = Trained(slurm, sample, folder / "limited", "--time=3", "--signal-before=40", *common)
-    whole = Trained(slurm, sample, folder / "whole", "--time=30", UNSENT, built, *common)
-    limited.submit("--nodelist=node2")
+    whole = Trained(slurm, sample, limited.folder.with_name("whole"), "--time=30", UNSENT, built, *PAIR)
     whole.submit("--nodelist=node2", "--begin=now+40")  # when the other one is held
     with ThreadPoolExecutor() as executor:
         yield limited, whole, executor.submit(hold_two_attempts, limited)
@@ -362,6 +369,7 @@ def test_lost_ranks_and_a_checkpoint_that_was_cut(beside: dict[str, Future[None]
     beside["ranks"].result(timeout=600)
 
 
+@pytest.mark.usefixtures("trainings")  # of test_slurm, which go on beside it
 def test_a_limit_in_the_middle_of_an_epoch(pair: tuple[Trained, Trained, Future[Path]]) -> None:
     """No checkpoint comes in the time that is left: the job goes on at the end of the epoch before."""
     limited, _, holding = pair

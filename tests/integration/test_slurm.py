@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shlex
-import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
 from slurm.cluster import SlurmCluster, why_not
+from slurm.ranks import KINDS, LAYOUTS, SCRIPT, STEPS
 
-pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.usefixtures("trainings"),  # they go on beside the tests that wait for SLURM
+]
 
-SCRIPT = Path(__file__).parents[2] / "slurm2ddp.sh"
 SHOW = """
 import json, os, socket, sys
 names = ("RANK", "WORLD_RANK", "GLOBAL_RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
@@ -34,61 +35,12 @@ print(f"sum {int(total)}", flush=True)
 dist.destroy_process_group()
 """
 
-# An epoch of two samples: both ranks of a step see what one process sees in its batch of two.
-TRAIN = [
-    *(str(Path(sys.prefix) / "bin" / "anemoi-training"), "train", "--config-name=tnbd_sample", "training.max_steps=3"),
-    *("dataloader.training.datasets.data.end=2020-01-01", "dataloader.validation.datasets.data.end=2020-01-26"),
-    *("diagnostics.log.interval=1", "diagnostics.log.mlflow.offline=True"),
-]
-
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster", cpus=8) as cluster:
-        (cluster.folder / "show.py").write_text(SHOW)
-        (cluster.folder / "meet.py").write_text(MEET)
-        yield cluster
-
-
-LAYOUTS = {"2 x 1": ("-N2", "--ntasks-per-node=1"), "1 x 2": ("-N1", "--ntasks-per-node=2")}
-KINDS = ("batch", "interactive")
-
-
-def train_alone(slurm: SlurmCluster, sample: Path, folder: Path) -> Path:
-    """Outputs of one process with the global batch, and the global learning rate, of two."""
-    more = ["dataloader.batch_size.training=2", "training.optimization.lr=2.0e-3"]
-    environment = slurm.environment(HOUSE_SAMPLE=str(sample), ANEMOI_BASE_SEED="2020", OMP_NUM_THREADS="1")
-    done = subprocess.run([*TRAIN, *more], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder / "outputs"
-
-
-def train_as_ranks(slurm: SlurmCluster, sample: Path, folder: Path, kind: str, layout: str) -> Path:
-    """Outputs of two ranks."""
-    command, options = ["srun", str(SCRIPT), *TRAIN], LAYOUTS[layout]
-    environment = {"HOUSE_SAMPLE": str(sample), "ANEMOI_BASE_SEED": "2020"}
-    if kind == "batch":
-        script = folder / "job.sh"
-        script.write_text(f"#!/bin/bash\n{shlex.join(command)}\n")
-        job_id = slurm.submit(script, "--output=job.log", *options, cwd=folder, env=environment)
-        assert slurm.wait_for_job(job_id)["JobState"] == "COMPLETED", (folder / "job.log").read_text()[-3000:]
-    else:
-        done = slurm.run("salloc", *options, *command, cwd=folder, env=environment, timeout=300, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder / "outputs"
-
-
-@pytest.fixture(scope="module")
-def trainings(
-    slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Path]]]:
-    """Trainings that go on beside the tests that wait for SLURM, some at once: each alone leaves a processor idle."""
-    with ThreadPoolExecutor(max_workers=3) as executor:
-        begun = {"alone": executor.submit(train_alone, slurm, sample, tmp_path_factory.mktemp("alone"))}
-        for kind, layout in itertools.product(KINDS, LAYOUTS):
-            folder = tmp_path_factory.mktemp("ranks")
-            begun[f"{kind} {layout}"] = executor.submit(train_as_ranks, slurm, sample, folder, kind, layout)
-        yield begun
+def slurm(two_nodes: SlurmCluster) -> SlurmCluster:
+    (two_nodes.folder / "show.py").write_text(SHOW)
+    (two_nodes.folder / "meet.py").write_text(MEET)
+    return two_nodes
 
 
 def show(cluster: SlurmCluster, *arguments: str) -> list[str]:
@@ -120,11 +72,6 @@ def assert_ranks(tasks: list[dict], nodes: dict[str, int], master: str) -> None:
         assert task["WORLD_SIZE"] == str(len(expected))
         assert task["MASTER_ADDR"] == master
     assert len({task["MASTER_PORT"] for task in tasks}) == 1
-
-
-def test_trainings_begin(trainings: dict[str, Future[Path]]) -> None:
-    """First of all, so that test_ranks_train_as_one_process_does has not to wait for them."""
-    assert trainings["alone"].running()
 
 
 def test_batch(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -227,7 +174,7 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
         torch.load(*outputs.glob("checkpoint/*/last.ckpt"), weights_only=False) for outputs in (ours, theirs)
     ]
     (one, other) = checkpoints
-    assert one["global_step"] == other["global_step"] == 3
+    assert one["global_step"] == other["global_step"] == STEPS
     for name, weights in other["state_dict"].items():
         torch.testing.assert_close(
             one["state_dict"][name], weights, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: n + text
