@@ -20,8 +20,9 @@ KINDS = ("batch", "interactive")
 STEPS = 3
 
 # An epoch of two samples: both ranks of a step see what one process sees in its batch of two.
+# They are nice to a job with a limit that trains beside them.
 _TRAIN = [
-    *(str(Path(sys.prefix) / "bin" / "anemoi-training"), "train", "--config-name=tnbd_sample"),
+    *("nice", str(Path(sys.prefix) / "bin" / "anemoi-training"), "train", "--config-name=tnbd_sample"),
     *("dataloader.training.datasets.data.end=2020-01-01", "dataloader.validation.datasets.data.end=2020-01-26"),
     *(f"training.max_steps={STEPS}", "diagnostics.log.interval=1", "diagnostics.log.mlflow.offline=True"),
 ]
