@@ -189,16 +189,19 @@ def hold_two_attempts(job: Trained) -> Path:
 
 
 @pytest.fixture(scope="module")
-def limited(slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A job with a limit shorter than its training, on a node that no test takes away."""
+def limited(
+    slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Trained, Future[Path]]]:
+    """A job with a limit shorter than its training, on a node that no test takes away, and what holds it."""
     folder = tmp_path_factory.mktemp("pair") / "limited"
     job = Trained(slurm, sample, folder, "--time=3", "--signal-before=40", *PAIR)
     job.submit("--nodelist=node2")
-    return job
+    with ThreadPoolExecutor() as executor:
+        yield job, executor.submit(hold_two_attempts, job)  # at once: its first epoch comes soon
 
 
 @pytest.fixture(scope="module")
-def built(limited: Trained, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def built(limited: tuple[Trained, Future[Path]], sample: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Override that gives the other jobs their graph, built while the limited one builds its own."""
     graph = f"system.input.graph={tmp_path_factory.mktemp('graph') / 'tnbd_sample.pt'}"
     environment = os.environ | {"HOUSE_SAMPLE": str(sample), "HOUSE_OUTPUT": str(tmp_path_factory.mktemp("none"))}
@@ -209,16 +212,16 @@ def built(limited: Trained, sample: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def pair(
-    slurm: SlurmCluster, sample: Path, limited: Trained, built: str
-) -> Iterator[tuple[Trained, Trained, Future[Path]]]:
+    slurm: SlurmCluster, sample: Path, limited: tuple[Trained, Future[Path]], built: str
+) -> tuple[Trained, Trained, Future[Path]]:
     """The limited job, one with its seed that has the time, and what holds the first.
 
     They train while the other tests wait.
     """
-    whole = Trained(slurm, sample, limited.folder.with_name("whole"), "--time=30", UNSENT, built, *PAIR)
+    job, holding = limited
+    whole = Trained(slurm, sample, job.folder.with_name("whole"), "--time=30", UNSENT, built, *PAIR)
     whole.submit("--nodelist=node2", "--begin=now+40")  # when the other one is held
-    with ThreadPoolExecutor() as executor:
-        yield limited, whole, executor.submit(hold_two_attempts, limited)
+    return job, whole, holding
 
 
 def fill_the_disk(slurm: SlurmCluster, sample: Path, built: str, folder: Path, disk: Path) -> None:
