@@ -60,8 +60,8 @@ benchmark: environment ## what builders, datasets, trainings, tracking and repor
 	$(BIN)/python benchmarks/boundary.py --json benchmarks/results/boundary.json
 
 study: environment ## the experiments trained alike from three seeds, and what each does at the boundary (40 minutes on 2 cores)
-	$(BIN)/python benchmarks/study.py $(DEMO)/study --json benchmarks/results/study.json
-	$(BIN)/python benchmarks/study_figures.py benchmarks/results/study.json -o docs/images
+	$(BIN)/python -m anemoi_house.study $(DEMO)/study --json benchmarks/results/study.json
+	$(BIN)/python -m anemoi_house.study.figures benchmarks/results/study.json -o docs/images
 
 docs: environment ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import records
 
 from anemoi_house.boundary.band import WIDTH, Band, cell_areas_km2
 from anemoi_house.boundary.drift import lam_drift
@@ -20,6 +19,7 @@ from anemoi_house.boundary.profile import distance_bins, error_profile
 from anemoi_house.boundary.spectra import lam_spectrum
 from anemoi_house.geometry import EARTH_RADIUS_KM, signed_distance_km, to_cartesian
 from anemoi_house.sample.build import GRIDS
+from anemoi_house.study import records
 
 DATES = 40
 PLANTED = (0.25, 0.5, 1.0, 2.0)

@@ -34,7 +34,6 @@ from typing import Any
 import pyproj  # noqa: F401  # isort: skip  # ahead of eccodes: see anemoi_house/datasets/fields.py
 import eccodes
 import numpy as np
-import records
 import yaml
 import zarr
 from anemoi.datasets.create.creator import Creator
@@ -43,6 +42,7 @@ from anemoi_house.datasets import fields, filters, sources
 from anemoi_house.datasets.recipe import archive_entries, recipe
 from anemoi_house.datasets.sources import Request
 from anemoi_house.geometry import HRRR_3KM, HRRR_15KM
+from anemoi_house.study import records
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))

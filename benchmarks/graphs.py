@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import records
 from anemoi.graphs.edges import KNNEdges, ReversedKNNEdges
 from anemoi.graphs.utils import concat_edges
 from grids import GRIDS, nodes
@@ -23,6 +22,7 @@ from torch_geometric.data import HeteroData
 from anemoi_house.graphs.coverage import DataNodes, reached_nodes
 from anemoi_house.graphs.describe import data_nodes
 from anemoi_house.graphs.edges import BoundaryAwareKNNEdges, CoveringKNNEdges
+from anemoi_house.study import records
 
 FLOOR = 12
 PACKAGES = ("anemoi-graphs", "numpy", "scipy", "scikit-learn", "torch", "torch-geometric")

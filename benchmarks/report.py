@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import records
+
+from anemoi_house.study import records
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
@@ -90,7 +91,7 @@ def make_forecasts(folder: Path, sample: Path, dates: int) -> None:
 
 def measure(folder: Path, output: Path) -> dict[str, Any]:
     """One report as a user runs it."""
-    command = [sys.executable, "-m", "anemoi_house.cli", "report", *(str(folder / name) for name in RUNS), "-o", output]
+    command = [sys.executable, "-m", "anemoi_house", "report", *(str(folder / name) for name in RUNS), "-o", output]
     limited = {"OMP_NUM_THREADS": str(CORES), "BLOSC_NTHREADS": str(CORES), "MPLBACKEND": "Agg"}
     begun = time.perf_counter()
     child = subprocess.Popen(command, env=os.environ | limited, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -119,7 +120,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         sample, needed = folder / "sample", dates_needed(max(NUMBERS_OF_DATES))
         subprocess.run(
-            [sys.executable, "-m", "anemoi_house.cli", "sample", sample, "--grid", "published", "--dates", str(needed)],
+            [sys.executable, "-m", "anemoi_house", "sample", sample, "--grid", "published", "--dates", str(needed)],
             check=True,
             stdout=sys.stderr,
         )

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import records
+from anemoi_house.study import records
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
@@ -98,7 +98,7 @@ def drain(folder: Path, uri: str) -> float:
     """Seconds that the drain needs for the same rows from a spool."""
     from anemoi_house.tracking.drain import Drain
     from anemoi_house.tracking.ledger import SyncLock
-    from anemoi_house.tracking.servers import connect
+    from anemoi_house.tracking.servers.mlflow import connect
     from anemoi_house.tracking.spool import Spool
 
     server = connect({"uri": uri, "authentication": False, "aml": None})

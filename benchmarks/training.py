@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import records
+from anemoi_house.study import records
 
 PACKAGES = ("anemoi-training", "anemoi-models", "anemoi-graphs", "torch", "torch-geometric")
 CASES = {"knn_12": "mmgt", "knn_20": "nbd", "covering": "tnbd_covering", "knn_12_again": "mmgt"}

@@ -25,7 +25,7 @@ from anemoi_house.datasets.grib import (
     walk,
 )
 from anemoi_house.datasets.index import Entry, KeptIndexes, NoIndexError, find, from_headers, parse_idx
-from anemoi_house.datasets.places import PATIENCE_S, AbsentError, ArchiveError, Place, Root, UnreachableError
+from anemoi_house.datasets.stores import PATIENCE_S, AbsentError, ArchiveError, Place, Root, UnreachableError
 from anemoi_house.datasets.variables import Variable
 from anemoi_house.errors import HouseError
 

@@ -17,10 +17,10 @@ from earthkit.data.core.geography import Geography
 from earthkit.data.core.metadata import RawMetadata
 from earthkit.data.sources.array_list import ArrayField
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.datasets.archive import Message
 from anemoi_house.datasets.grib import GribError, check_groups
 from anemoi_house.geometry import Floats
+from anemoi_house.upstream.errors import CommandError
 
 _GRID_KEYS = (
     "gridType",

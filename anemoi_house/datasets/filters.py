@@ -14,7 +14,6 @@ from anemoi.transform.filter import Filter
 from earthkit.data.utils.metadata.dict import UserGeography
 from pydantic import BeforeValidator
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.datasets.regrid import (
     ConservativeCells,
     Floats,
@@ -25,6 +24,7 @@ from anemoi_house.datasets.regrid import (
 )
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import EARTH_RADIUS_KM, LambertGrid
+from anemoi_house.upstream.errors import CommandError
 
 LAMBERT_KEYS = (
     "Nx",

@@ -19,9 +19,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.timestamp import TimeStamp
 
-from anemoi_house.datasets.places import Root
+from anemoi_house.datasets.stores import Root
 from anemoi_house.errors import HouseError
-from anemoi_house.registration import config_folder
+from anemoi_house.shipped import config_folder
 
 STEP = timedelta(hours=6)
 """Between the dates of our recipes."""

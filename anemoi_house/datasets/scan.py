@@ -20,9 +20,9 @@ from anemoi.datasets.create.recipe import Recipe
 from anemoi.datasets.create.recipe.dates import StartEndDates
 from pydantic import ValidationError
 
-from anemoi_house.datasets.places import ArchiveError, UnreachableError
 from anemoi_house.datasets.recipe import add_missing, archive_entries
 from anemoi_house.datasets.sources import Request
+from anemoi_house.datasets.stores import ArchiveError, UnreachableError
 from anemoi_house.errors import HouseError
 
 GIVE_UP_AFTER = 64

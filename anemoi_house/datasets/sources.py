@@ -18,13 +18,13 @@ from anemoi.utils.dates import as_datetime, frequency_to_timedelta
 from earthkit.data.indexing.fieldlist import SimpleFieldList
 from pydantic import AfterValidator
 
-from anemoi_house.command_errors import CommandError, end_plainly_on_a_disk
 from anemoi_house.datasets.archive import Archive, Message, Model, Wanted, model
 from anemoi_house.datasets.fields import WAY_OUT, GribGrid, MessageField
 from anemoi_house.datasets.grib import Forecast
-from anemoi_house.datasets.places import PATIENCE_S, AbsentError, ArchiveError, Root
+from anemoi_house.datasets.stores import PATIENCE_S, AbsentError, ArchiveError, Root
 from anemoi_house.datasets.variables import VARIABLES, Variable, variable
 from anemoi_house.errors import HouseError
+from anemoi_house.upstream.errors import CommandError, end_plainly_on_a_disk
 
 DATES_AT_ONCE = 4
 """Dates whose messages are fetched side by side, some 60 MB each for HRRR: the next come while one is decoded."""

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from anemoi_house.config import composed, validated
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.start import source_of
+from anemoi_house.runs.start import source_of
+from anemoi_house.upstream.compose import composed, validated
 
 DATA = "data"
 LIGHTNING_EPOCHS = 1000
@@ -313,8 +313,8 @@ def _published(data: DictConfig, start: Any, end: Any) -> _Data:
     """The datasets of our recipes, as far as they are known without them."""
     from anemoi.datasets.usage.misc import as_first_date, as_last_date
 
-    from anemoi_house.registration import config_folder
     from anemoi_house.sample.atmosphere import variable_names
+    from anemoi_house.shipped import config_folder
 
     recipe: Any = OmegaConf.load(config_folder() / "datasets" / "hrrr_15km.yaml").dates
     hours = int(str(recipe.frequency).removesuffix("h"))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anemoi_house.errors import HouseError
-from anemoi_house.trained import find_run
+from anemoi_house.runs.trained import find_run
 
 SIDECAR = "forecast.json"
 FORMAT = 1

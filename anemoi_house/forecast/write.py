@@ -18,8 +18,8 @@ import yaml
 
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import FOLDER, SIDECAR, About, dates_of, grid_difference, open_data
-from anemoi_house.registration import config_folder
-from anemoi_house.trained import Run
+from anemoi_house.runs.trained import Run
+from anemoi_house.shipped import config_folder
 
 ALL = "all"
 BYTES = 4

@@ -10,9 +10,9 @@ from anemoi.graphs.nodes.attributes.base_attributes import BaseNodeAttribute
 from torch_geometric.data.storage import NodeStorage
 
 from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, regions
-from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import signed_distance_km, to_cartesian
+from anemoi_house.upstream.errors import CommandError
 
 
 class BoundaryRing(BaseNodeAttribute):

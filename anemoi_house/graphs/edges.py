@@ -14,7 +14,6 @@ from anemoi.graphs.edges.builders.base import TORCH_CLUSTER_AVAILABLE
 from scipy.sparse import coo_matrix
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     SEARCH_LIMIT,
@@ -25,6 +24,7 @@ from anemoi_house.graphs.coverage import (
     parse_neighbours,
     reached_nodes,
 )
+from anemoi_house.upstream.errors import CommandError
 
 LOGGER = logging.getLogger(__name__)
 

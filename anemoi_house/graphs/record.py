@@ -15,9 +15,9 @@ from anemoi.graphs.schemas.base_graph import BaseGraphSchema
 from pydantic import ValidationError
 from torch_geometric.data import HeteroData
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.describe import RECORD, as_text, describe
+from anemoi_house.upstream.errors import CommandError
 
 LOGGER = logging.getLogger(__name__)
 

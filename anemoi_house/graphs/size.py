@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anemoi_house.command_errors import ResolverError
-from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     POLAR_LATITUDE,
@@ -28,6 +26,8 @@ from anemoi_house.graphs.coverage import (
     NeighbourSearch,
     parse_neighbours,
 )
+from anemoi_house.upstream.compose import composed
+from anemoi_house.upstream.errors import ResolverError
 
 NUMBERS = (3, 6, 9, 12, 16, 20, 24, 32, 48, 64)
 """Neighbours that every table shows; 12 and 20 are the published ones."""

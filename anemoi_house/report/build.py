@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import find_forecasts, forecasts_of
 from anemoi_house.graphs.coverage import DataNodes
-from anemoi_house.report import figures_lines as lines
-from anemoi_house.report.comparison import Compared, RunComparison, Settings, compare, run_folders
-from anemoi_house.report.figures_lines import Picture
-from anemoi_house.report.figures_maps import Atlas
+from anemoi_house.report import lines as lines
+from anemoi_house.report.lines import Picture
+from anemoi_house.report.maps import Atlas
 from anemoi_house.report.page import Group, Section, page
-from anemoi_house.report.places import Widths
-from anemoi_house.report.skill import losses
 from anemoi_house.report.summary import numbers
-from anemoi_house.trained import Run, find_run
+from anemoi_house.runs.trained import Run, find_run
+from anemoi_house.scores.common_nodes import Widths
+from anemoi_house.scores.comparison import Compared, RunComparison, Settings, compare, run_folders
+from anemoi_house.scores.skill import losses
 
 RIM_KM = 1000.0
 """Isolated nodes within this distance of the LAM count as at the boundary, as in the published experiments."""

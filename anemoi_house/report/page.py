@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from anemoi_house.report.figures_lines import Picture
-from anemoi_house.report.significance import BETTER, NOISE, WORSE
-from anemoi_house.report.style import pretty
+from anemoi_house.boundary.significance import BETTER, NOISE, WORSE
+from anemoi_house.figures.style import pretty
+from anemoi_house.report.lines import Picture
 from anemoi_house.report.summary import SCORES, figures
 
 Numbers = dict[str, Any]

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.report.comparison import SQUARES, STRETCHED, RunComparison
-from anemoi_house.report.significance import (
+from anemoi_house.boundary.significance import (
     BETTER,
     FEWEST_DATES,
     HIGHER,
@@ -24,6 +23,7 @@ from anemoi_house.report.significance import (
     Stretches,
     paired_difference,
 )
+from anemoi_house.scores.comparison import SQUARES, STRETCHED, RunComparison
 
 Floats = NDArray[np.float64]
 

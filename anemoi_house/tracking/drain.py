@@ -23,10 +23,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.failures import ExistsError, GoneError, RefusedError, UnavailableError, one_line
 from anemoi_house.tracking.ledger import BusyError, Ledger, SyncLock, ledger_path
 from anemoi_house.tracking.pending import ended
-from anemoi_house.tracking.servers import CREATED_TAG, FORK_TAG, PARENT_TAG, RUN_TAG, RemoteRun, Row, Server
+from anemoi_house.tracking.servers.failures import ExistsError, GoneError, RefusedError, UnavailableError, one_line
+from anemoi_house.tracking.servers.mlflow import CREATED_TAG, FORK_TAG, PARENT_TAG, RUN_TAG, RemoteRun, Row, Server
 from anemoi_house.tracking.spool import Record, Spool
 
 TERMINAL_EVERY_S = 30.0

@@ -85,7 +85,7 @@ class Follower:
     def _launch(self) -> None:
         self._starts += 1
         # -P: modules of the user's folder are not to stand before those of the environment.
-        command = [sys.executable, "-P", "-m", "anemoi_house.cli", "sync", str(self._spool.folder), "--until-end"]
+        command = [sys.executable, "-P", "-m", "anemoi_house", "sync", str(self._spool.folder), "--until-end"]
         with (self._spool.folder / "drain.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ, start_new_session=True

@@ -33,17 +33,17 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from anemoi_house import __version__
-from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.azure import check_settings
 from anemoi_house.tracking.follower import Follower
 from anemoi_house.tracking.identity import local_run_id, new_run_id
 from anemoi_house.tracking.limits import chosen
 from anemoi_house.tracking.redact import Redactor
-from anemoi_house.tracking.servers import check_uri
+from anemoi_house.tracking.servers.azure import check_settings
+from anemoi_house.tracking.servers.mlflow import check_uri
 from anemoi_house.tracking.spool import FOLDER, Spool, SpoolWriter, Summary, write_whole
 from anemoi_house.tracking.store import Elsewhere, SpoolStore
 from anemoi_house.tracking.terminal import Terminal
+from anemoi_house.upstream.errors import CommandError
 
 LOGGER = logging.getLogger(__name__)
 

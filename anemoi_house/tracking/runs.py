@@ -10,7 +10,7 @@ from typing import Any
 
 from anemoi_house.tracking.ledger import ledgers
 from anemoi_house.tracking.pending import Pending
-from anemoi_house.tracking.servers import shown_uri
+from anemoi_house.tracking.servers.mlflow import shown_uri
 from anemoi_house.tracking.spool import Spool
 from anemoi_house.tracking.sync import find
 

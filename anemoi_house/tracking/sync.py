@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking.drain import Drain
-from anemoi_house.tracking.failures import UnavailableError, one_line
 from anemoi_house.tracking.ledger import BusyError, Ledger, SyncLock, ledger_path
 from anemoi_house.tracking.pending import Pending, ended, left
-from anemoi_house.tracking.servers import Server, check_uri, connect, shown_uri
+from anemoi_house.tracking.servers.failures import UnavailableError, one_line
+from anemoi_house.tracking.servers.mlflow import Server, check_uri, connect, shown_uri
 from anemoi_house.tracking.spool import Spool, find_spools
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
@@ -455,7 +455,7 @@ def _checked(target: dict[str, Any]) -> dict[str, Any]:
     uri = target["uri"]
     if urlsplit(uri).scheme != "azureml" and uri != "azureml":
         return target
-    from anemoi_house.tracking.azure import check_settings
+    from anemoi_house.tracking.servers.azure import check_settings
 
     return check_settings(uri if "/subscriptions/" in uri else None, target.get("aml"), os.environ)
 

@@ -34,13 +34,12 @@ class HouseSearchPathPlugin(SearchPathPlugin):
         search_path : ConfigSearchPath
             Hydra's search path.
         """
-        from anemoi_house import registration
+        from anemoi_house.plugin import registration
+        from anemoi_house.shipped import config_folder
 
         if not any(entry.provider == ANEMOI_CONFIGS.provider for entry in search_path.get_path()):
             from hydra_plugins.anemoi_searchpath.anemoi_searchpath_plugin import AnemoiSearchPathPlugin
 
             AnemoiSearchPathPlugin().manipulate_search_path(search_path)
-        search_path.prepend(
-            provider="anemoi-house", path=f"file://{registration.config_folder()}", anchor=ANEMOI_CONFIGS
-        )
+        search_path.prepend(provider="anemoi-house", path=f"file://{config_folder()}", anchor=ANEMOI_CONFIGS)
         registration.register()

@@ -21,9 +21,9 @@ from noaa.samples import GFS_2P5, HRRR_APCP, NAM, sample
 from pydantic import TypeAdapter
 from pyproj import Geod
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.datasets.filters import HouseCoarsen, HouseFilter, HouseRotateWinds, HouseSameGrid
 from anemoi_house.geometry import HRRR_15KM, LambertGrid, global_grid
+from anemoi_house.upstream.errors import CommandError
 
 LAMBERT = LambertGrid(
     nx=23, ny=16, spacing_km=3.0, first_latitude=38.5, first_longitude=260.0, parallel=38.5, meridian=262.5

@@ -34,12 +34,12 @@ from noaa.files import (
 )
 from noaa.servers import Fault, Server, http_server, s3_server
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.datasets.grib import fields_of, message_length
 from anemoi_house.datasets.variables import VARIABLES
 from anemoi_house.geometry import HRRR_15KM, global_grid
 from anemoi_house.graphs.describe import load_graph
 from anemoi_house.sample.build import FORCINGS
+from anemoi_house.upstream.errors import CommandError
 
 START = datetime(2021, 4, 1)
 STEP = timedelta(hours=6)

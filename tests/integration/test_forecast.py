@@ -13,8 +13,8 @@ import pytest
 
 from anemoi_house.cli import main
 from anemoi_house.forecast.read import Verification, find_forecasts, forecasts_of
-from anemoi_house.report.skill import skill
-from anemoi_house.trained import find_run
+from anemoi_house.runs.trained import find_run
+from anemoi_house.scores.skill import skill
 
 DATES = ("2020-01-26T06", "2020-01-26T12")
 VARIABLES = {"gh_500", "t_850", "u_850", "v_850", "t2m", "sh2", "u10", "v10", "sp", "accum_tp"}

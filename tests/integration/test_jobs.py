@@ -18,7 +18,7 @@ import pytest
 import torch
 from slurm.cluster import SlurmCluster, why_not
 
-from anemoi_house.jobs.checkpoints import checkpoints_in, fault_of
+from anemoi_house.upstream.checkpoints import checkpoints_in, fault_of
 
 pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 

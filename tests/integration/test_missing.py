@@ -16,9 +16,9 @@ from anemoi.datasets.create.tasks import run_task
 from noaa.files import HRRR, Record, sections, write_file
 
 from anemoi_house.cli import main
-from anemoi_house.command_errors import CommandError
 from anemoi_house.datasets import missing
 from anemoi_house.datasets.recipe import add_missing
+from anemoi_house.upstream.errors import CommandError
 
 SMALL = HRRR.thinned(60)
 STEP = timedelta(hours=6)

@@ -27,13 +27,13 @@ from noaa.files import (
 from noaa.samples import GFS_2P5, HRRR_APCP, sample
 from pydantic import TypeAdapter
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.datasets.archive import Message, Wanted
 from anemoi_house.datasets.fields import decode
 from anemoi_house.datasets.grib import Forecast, GribError, fields_of
 from anemoi_house.datasets.sources import HouseNoaaSource, Request
 from anemoi_house.datasets.variables import VARIABLES
 from anemoi_house.errors import HouseError
+from anemoi_house.upstream.errors import CommandError
 
 DATE = datetime(2021, 4, 1, 6)
 SMALL_GFS, SMALL_HRRR = GFS.thinned(60), HRRR.thinned(60)

@@ -13,10 +13,10 @@ import pytest
 from noaa.files import HRRR, analysis_records, write_date
 from noaa.servers import Fault, Server, http_server
 
-from anemoi_house.datasets import places
+from anemoi_house.datasets import stores as places
 from anemoi_house.datasets.archive import Archive, model
-from anemoi_house.datasets.places import AbsentError, ArchiveError, Place, Root
 from anemoi_house.datasets.sources import Request
+from anemoi_house.datasets.stores import AbsentError, ArchiveError, Place, Root
 
 DATE = datetime(2021, 4, 1, 6)
 LEVELS = [500, 850]

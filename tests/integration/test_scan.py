@@ -20,8 +20,8 @@ from noaa.files import HRRR, write_date
 from noaa.servers import Fault, Server, http_server
 
 from anemoi_house.cli import main
-from anemoi_house.datasets import places
 from anemoi_house.datasets import scan as scanning
+from anemoi_house.datasets import stores as places
 from anemoi_house.datasets.recipe import recipe
 from anemoi_house.datasets.sources import _archive
 
@@ -190,7 +190,7 @@ def test_a_scan_that_was_killed_goes_on(tmp_path: Path, server: Server, capsys: 
 def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path: Path, server: Server) -> None:
     path = written(tmp_path, server.url, 60.0)
     server.inject(Fault(r"hrrr\.20210402/.*t00z.*f00", 503))
-    command = [sys.executable, "-m", "anemoi_house.cli", "scan", str(path), "--jobs", "4"]
+    command = [sys.executable, "-m", "anemoi_house", "scan", str(path), "--jobs", "4"]
     # As from a terminal: where the tests run in the background, Ctrl-C is ignored, and so it would be here.
     ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ctrl_c)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from anemoi_house.jobs.checkpoints import checkpoints_in
+from anemoi_house.upstream.checkpoints import checkpoints_in
 
 # Ten steps to an epoch, the metrics of each step, and a schedule of forty.
 SHORT = [

@@ -39,7 +39,7 @@ from anemoi_house.tracking.spool import Spool, SpoolWriter
 
 pytestmark = pytest.mark.alone
 
-COMMAND = [sys.executable, "-m", "anemoi_house.cli", "sync"]
+COMMAND = [sys.executable, "-m", "anemoi_house", "sync"]
 RUN_ID = "0123456789abcdef0123456789abcdef"
 
 
@@ -283,7 +283,7 @@ def test_to_a_file_and_to_a_further_server(plain_front: Front, mlflow_server: Ml
 def test_a_kill_among_the_tables_of_a_new_file_costs_nothing(tmp_path: Path) -> None:
     store = tmp_path / "folder" / "mlflow.db"
     spool = whole(tmp_path, f"sqlite:///{store}")
-    process = subprocess.Popen([sys.executable, "-m", "anemoi_house.cli", "sync", str(spool.folder)])
+    process = subprocess.Popen([sys.executable, "-m", "anemoi_house", "sync", str(spool.folder)])
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size for path in store.parent.glob(".new-store-*/mlflow.db")):
         assert time.monotonic() < deadline

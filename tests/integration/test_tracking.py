@@ -94,7 +94,7 @@ class Training:
         """Override that adds one of the callbacks below."""
         (self.folder / "mine.py").write_text(CALLBACKS)
         self.environment["PYTHONPATH"] = str(self.folder)
-        targets = ("anemoi_house.tracking.describe.DescribeRun", f"mine.{name}")
+        targets = ("anemoi_house.plugin.describe_run.DescribeRun", f"mine.{name}")
         return f"diagnostics.callbacks=[{', '.join(f'{{_target_: {target}}}' for target in targets)}]"
 
     def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

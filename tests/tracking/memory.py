@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anemoi_house.tracking.failures import ExistsError, GoneError, RefusedError, UnavailableError
-from anemoi_house.tracking.servers import Limits, RemoteRun, Row, Server
+from anemoi_house.tracking.servers.failures import ExistsError, GoneError, RefusedError, UnavailableError
+from anemoi_house.tracking.servers.mlflow import Limits, RemoteRun, Row, Server
 from anemoi_house.tracking.spool import Spool
 
 T0 = 1_700_000_000_000

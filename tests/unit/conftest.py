@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from small_grids import DATES, globe_grid, lam_grid, write_store
 from torch_geometric.data import HeteroData
 
-from anemoi_house import registration, resolvers
+from anemoi_house.plugin import registration, resolvers
+from anemoi_house.shipped import config_folder
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with two small datasets that have the variables which our configs name."""
     folder = tmp_path_factory.mktemp("sample")
-    used = OmegaConf.load(registration.config_folder() / "data" / "house_gfs_hrrr.yaml").datasets.data
+    used = OmegaConf.load(config_folder() / "data" / "house_gfs_hrrr.yaml").datasets.data
     variables = ("gh_500", "t_850", *used.forcing, *used.diagnostic)
     write_store(folder / "hrrr.zarr", *lam_grid(12, 14, 1.5), variables, DATES)
     write_store(folder / "gfs.zarr", *globe_grid(), variables, DATES)

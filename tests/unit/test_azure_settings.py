@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking import azure
-from anemoi_house.tracking.azure import IDENTITIES, SignIn, check_settings
-from anemoi_house.tracking.failures import UnavailableError
+from anemoi_house.tracking.servers import azure
+from anemoi_house.tracking.servers.azure import IDENTITIES, SignIn, check_settings
+from anemoi_house.tracking.servers.failures import UnavailableError
 
 WORKSPACE = {
     "AZUREML_ARM_SUBSCRIPTION": "sub",

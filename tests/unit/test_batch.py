@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_house.cli import main
-from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.batch import Job, _filled, _seconds, job_script
+from anemoi_house.runs.batch import Job, _filled, _seconds, job_script
+from anemoi_house.upstream.compose import composed
 
 PUBLISHED: dict[str, Any] = {
     "config_name": "tnbd", "nodes": 8, "gpus_per_node": "4", "gpus_per_model": 2, "time": "12:00:00", "account": "A"

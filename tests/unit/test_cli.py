@@ -16,7 +16,7 @@ def test_a_reader_that_leaves_early_is_no_failure(unbuffered: str) -> None:
     """As `head` does; here before the first line."""
     reads, writes = os.pipe()
     os.close(reads)
-    command = [sys.executable, "-m", "anemoi_house.cli", "slurm2ddp"]
+    command = [sys.executable, "-m", "anemoi_house", "slurm2ddp"]
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, env=environment, check=False)
     os.close(writes)

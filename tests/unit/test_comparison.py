@@ -11,9 +11,9 @@ from small_forecasts import DATES, LEADS_H, WIDTHS, Analyses, World, verify, wor
 
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import forecasts_of
-from anemoi_house.report.comparison import Compared, RunComparison, Settings, compare
-from anemoi_house.report.places import Widths
 from anemoi_house.report.summary import figures, numbers, plain, summary
+from anemoi_house.scores.common_nodes import Widths
+from anemoi_house.scores.comparison import Compared, RunComparison, Settings, compare
 
 WHOLE, TRIMMED = world(), world(trim=2)
 SETTINGS = Settings(widths=WIDTHS)

@@ -200,8 +200,8 @@ def float32_nodes(graph: HeteroData, boundary_width_km: float) -> DataNodes:
 
 
 def auto(graph: HeteroData, boundary_width_km: float, floor: int, ceiling: int) -> int | None:
-    from anemoi_house.command_errors import CommandError
     from anemoi_house.graphs import BoundaryAwareKNNEdges
+    from anemoi_house.upstream.errors import CommandError
 
     builder = BoundaryAwareKNNEdges("data", "hidden", "auto", boundary_width_km, floor=floor, ceiling=ceiling)
     try:

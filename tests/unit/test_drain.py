@@ -27,9 +27,9 @@ from tracking.memory import (
 
 from anemoi_house.tracking import drain as drains
 from anemoi_house.tracking.drain import Drain, numbered
-from anemoi_house.tracking.failures import GoneError, UnavailableError
 from anemoi_house.tracking.ledger import BusyError, Ledger, SyncLock, ledger_path
 from anemoi_house.tracking.pending import pending
+from anemoi_house.tracking.servers.failures import GoneError, UnavailableError
 from anemoi_house.tracking.spool import Spool
 
 URI = "http://memory"

@@ -13,8 +13,8 @@ from hydra.errors import CompactHydraException
 from small_grids import globe_grid, graph_of, haversine_km, lam_grid, mesh_coordinates, nested_coordinates, unit_vectors
 from torch_geometric.data import HeteroData
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.graphs import BoundaryAwareKNNEdges, CoveringKNNEdges
+from anemoi_house.upstream.errors import CommandError
 
 
 def edges_of(builder: KNNEdges, graph: HeteroData) -> torch.Tensor:

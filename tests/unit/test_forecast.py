@@ -28,7 +28,7 @@ from anemoi_house.forecast.read import SIDECAR, About, Verification, find_foreca
 from anemoi_house.forecast.request import MOST_DATES, parse_dates, parse_hours
 from anemoi_house.forecast.run import check_runner, write_configs
 from anemoi_house.forecast.write import Plan, plan
-from anemoi_house.trained import find_run
+from anemoi_house.runs.trained import find_run
 
 TRIMMED = (8, 10)
 TRIM = [1, 1, 1, 1]

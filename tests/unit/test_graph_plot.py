@@ -12,8 +12,8 @@ from small_grids import graph_of, mesh_coordinates, nested_coordinates, unit_vec
 from torch_geometric.data import HeteroData
 
 from anemoi_house.errors import HouseError
-from anemoi_house.report import graph_plot
-from anemoi_house.report.graph_plot import DOTS_PER_INCH, INCHES, Projection, outline, plot_graph, write_figure
+from anemoi_house.figures import graph as graph_plot
+from anemoi_house.figures.graph import DOTS_PER_INCH, INCHES, Projection, outline, plot_graph, write_figure
 
 
 def nested_graph(neighbours: int = 12, lam_step: float = 2.5) -> HeteroData:

@@ -15,9 +15,9 @@ from anemoi.graphs.create import GraphCreator
 from omegaconf import DictConfig, OmegaConf
 from small_grids import DATES, VARIABLES, globe_grid, lam_grid, write_store
 
-from anemoi_house.command_errors import ResolverError
 from anemoi_house.errors import HouseError
-from anemoi_house.nested import checked_cutout, graph_to_build
+from anemoi_house.plugin.cutout import checked_cutout, graph_to_build
+from anemoi_house.upstream.errors import ResolverError
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -374,7 +374,7 @@ def test_graph_file_that_fits_is_used(
     OmegaConf.resolve(config)
     assert config.graph.overwrite is False
     assert graph_to_build(config_of(lam, globe, graph_file)) is False
-    assert not [record for record in caplog.records if record.name.startswith("anemoi_house.nested")]
+    assert not [record for record in caplog.records if record.name.startswith("anemoi_house.plugin.cutout")]
 
 
 def test_data_that_moved_still_fit(graph_file: Path, lam: Path, globe: Path, tmp_path: Path) -> None:

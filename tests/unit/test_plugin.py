@@ -21,7 +21,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra_plugins.anemoi_searchpath.anemoi_searchpath_plugin import AnemoiSearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from anemoi_house import registration
+from anemoi_house.plugin import registration
+from anemoi_house.shipped import config_folder
 from hydra_plugins.house_searchpath.plugin import HouseSearchPathPlugin
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ PUBLISHED_WEIGHTS = {
     **{"default": 1, "gh": 12, "t": 6, "u": 0.8, "v": 0.5, "w": 0.001, "q": 0.6},
     **{"sp": 10, "u10": 0.1, "v10": 0.1, "accum_tp": 0.025},
 }
-OURS, STOCK = f"file://{registration.config_folder()}", "pkg://anemoi.training/config"
+OURS, STOCK = f"file://{config_folder()}", "pkg://anemoi.training/config"
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +91,7 @@ def test_precedence_with_a_folder_config_in_the_working_folder(tmp_path: Path, o
 
 
 def test_our_configs_are_there() -> None:
-    assert (registration.config_folder() / "tnbd.yaml").is_file()
+    assert (config_folder() / "tnbd.yaml").is_file()
 
 
 @pytest.mark.usefixtures("registered")
@@ -112,7 +113,7 @@ def config_files(folder: Any) -> set[str]:
 
 def test_no_config_of_ours_has_the_name_of_a_stock_one() -> None:
     ours, stock = (
-        config_files(registration.config_folder()),
+        config_files(config_folder()),
         config_files(resources.files("anemoi.training") / "config"),
     )
     assert len(ours) > 10
@@ -140,7 +141,7 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["anemoi_house", "anemoi_house.registration", "hydra_plugins.house_searchpath.plugin"]
+    "module", ["anemoi_house", "anemoi_house.plugin.registration", "hydra_plugins.house_searchpath.plugin"]
 )
 def test_importing_costs_nothing_heavy(module: str) -> None:
     ours = modules_after(f"import {module}") - modules_after("import hydra.core.config_search_path")
@@ -211,7 +212,7 @@ def lines_that_count(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", [name + stage for name in EXPERIMENTS for stage in ("", "_sample")])
 def test_an_experiment_is_a_few_lines(name: str) -> None:
-    assert len(lines_that_count(registration.config_folder() / f"{name}.yaml")) <= 25
+    assert len(lines_that_count(config_folder() / f"{name}.yaml")) <= 25
 
 
 @pytest.mark.usefixtures("registered")
@@ -242,7 +243,7 @@ def test_slurm_job_gives_the_hardware(sample: Path, monkeypatch: pytest.MonkeyPa
 def test_mistyped_key_in_an_experiment_is_refused(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from anemoi.training.schemas.base_schema import BaseSchema
 
-    from anemoi_house.command_errors import CommandError
+    from anemoi_house.upstream.errors import CommandError
 
     monkeypatch.setenv("HOUSE_SAMPLE", str(sample))
     config = composed("tnbd_sample", "+graph.encoder_edges.edge_builders.0.boundary_width=5")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.prepare import prepare
+from anemoi_house.runs.prepare import prepare
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from anemoi_house.cli import main
 from anemoi_house.datasets.recipe import add_missing, archive_entries, names, recipe
 from anemoi_house.datasets.sources import Request
 from anemoi_house.errors import HouseError
-from anemoi_house.registration import config_folder
+from anemoi_house.shipped import config_folder
 
 LEVELS = [100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000]
 SURFACE = ["sp", "u10", "v10", "t2m", "t_surface", "sh2", "u80", "v80", "accum_tp", "lsm", "orog"]

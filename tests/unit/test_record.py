@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 from small_grids import lam_grid, write_store
 from torch_geometric.data import HeteroData
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs import GraphRecord
 from anemoi_house.graphs.describe import RECORD, describe, load_graph
 from anemoi_house.graphs.record import coordinates_digest, differences, lam_shape, settings
+from anemoi_house.upstream.errors import CommandError
 
 pytestmark = pytest.mark.usefixtures("registered")
 

@@ -15,10 +15,10 @@ from small_grids import graph_of, haversine_km, mesh_coordinates, nested_coordin
 from torch_geometric.data import HeteroData
 
 from anemoi_house.boundary.regions import REGIONS, regions
-from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs import BoundaryRing
-from anemoi_house.scalers import AreaReweightedScaler
+from anemoi_house.plugin.scalers import AreaReweightedScaler
+from anemoi_house.upstream.errors import CommandError
 
 INNER, OUTER = 350.0, 600.0
 

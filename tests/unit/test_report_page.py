@@ -20,14 +20,14 @@ from small_forecasts import DATES, WIDTHS, World, verify, world, write_run
 
 from anemoi_house.cli import main
 from anemoi_house.errors import HouseError
+from anemoi_house.figures.style import line_of, new_panel, pretty
 from anemoi_house.forecast.read import forecasts_of
 from anemoi_house.report import build
 from anemoi_house.report.build import check_output, report, settings_of, write_report
-from anemoi_house.report.comparison import Compared, Settings, compare
-from anemoi_house.report.figures_lines import label_ends
-from anemoi_house.report.figures_maps import View
-from anemoi_house.report.style import line_of, new_panel, pretty
-from anemoi_house.trained import Run
+from anemoi_house.report.lines import label_ends
+from anemoi_house.report.maps import View
+from anemoi_house.runs.trained import Run
+from anemoi_house.scores.comparison import Compared, Settings, compare
 
 WHOLE, TRIMMED = world(), world(trim=2)
 

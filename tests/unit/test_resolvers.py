@@ -5,9 +5,9 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from anemoi_house import resolvers
-from anemoi_house.command_errors import CommandError, ResolverError
 from anemoi_house.errors import HouseError
+from anemoi_house.plugin import resolvers
+from anemoi_house.upstream.errors import CommandError, ResolverError
 
 
 @pytest.fixture(autouse=True)

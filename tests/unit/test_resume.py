@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from anemoi_house.cli import main
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.checkpoints import fault_of, metadata_of
-from anemoi_house.jobs.resume import _quoted, resume
+from anemoi_house.runs.resume import _quoted, resume
+from anemoi_house.upstream.checkpoints import fault_of, metadata_of
 
 WEIGHTS = os.urandom(4000)
 

@@ -5,7 +5,7 @@ import torch
 from anemoi.training.losses.scalers import ReweightedGraphNodeAttributeScaler
 from torch_geometric.data import HeteroData
 
-from anemoi_house.scalers import AreaReweightedScaler
+from anemoi_house.plugin.scalers import AreaReweightedScaler
 
 LAM, GLOBE = 4, 6
 

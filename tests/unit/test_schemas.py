@@ -9,8 +9,9 @@ from anemoi.training.schemas.diagnostics import MlflowSchema
 from omegaconf import OmegaConf
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from anemoi_house import graphs, schemas
-from anemoi_house.command_errors import CommandError
+from anemoi_house import graphs
+from anemoi_house.plugin import schemas
+from anemoi_house.upstream.errors import CommandError
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -37,7 +38,7 @@ OURS = {
     "post_processors": [{"_target_": "anemoi_house.graphs.GraphRecord", "boundary_width_km": 1000}],
     "scalers": [
         {
-            "_target_": "anemoi_house.scalers.AreaReweightedScaler",
+            "_target_": "anemoi_house.plugin.scalers.AreaReweightedScaler",
             "nodes_attribute_name": "area_weight",
             "scaling_mask_attribute_name": "cutout_mask",
             "weight_frac_of_total": 0.5,

@@ -13,8 +13,8 @@ import requests
 import urllib3
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.failures import LONGEST_REASON, RefusedError, ServerError, UnavailableError, explain
-from anemoi_house.tracking.servers import Server, check_uri, shown_uri
+from anemoi_house.tracking.servers.failures import LONGEST_REASON, RefusedError, ServerError, UnavailableError, explain
+from anemoi_house.tracking.servers.mlflow import Server, check_uri, shown_uri
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://x/mlflow", "sqlite:////a/b.db", "azureml://h/x"])
@@ -138,7 +138,7 @@ def test_names_that_no_artifact_has(tmp_path: Path, listening: str) -> None:
 def test_nothing_is_imported_for_a_server_that_is_away() -> None:
     program = """
 import sys
-from anemoi_house.tracking.servers import UnavailableError, connect
+from anemoi_house.tracking.servers.mlflow import UnavailableError, connect
 try:
     connect({"uri": "http://127.0.0.1:9"}).experiment("nested")
 except UnavailableError as away:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from anemoi_house.report.significance import Stretches, paired_difference
+from anemoi_house.boundary.significance import Stretches, paired_difference
 
 
 def test_a_difference_on_every_date_is_told_through_weather_that_both_share() -> None:

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.start import checked_start
+from anemoi_house.runs.start import checked_start
 
 SCHEDULE = {"_target_": "timm.scheduler.CosineLRScheduler", "t_initial": 300, "lr_min": 3e-7, "warmup_t": 20}
 

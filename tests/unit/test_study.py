@@ -20,11 +20,11 @@ from anemoi_house.forecast.read import About, Forecast
 from anemoi_house.geometry import chord, to_cartesian
 from anemoi_house.graphs import CoveringKNNEdges
 from anemoi_house.sample.build import GRIDS
+from anemoi_house.study.fault import SIZES, WEIGHTS, Fault, write_faulty
+from anemoi_house.study.scores import MEASURES, PLACES, PROFILE_KM, Nodes, _of_forecast, _verified_with, places_of
+from anemoi_house.study.statistics import difference
+from anemoi_house.study.tables import tables
 from benchmarks import grids
-from benchmarks.study_fault import SIZES, WEIGHTS, Fault, write_faulty
-from benchmarks.study_scores import MEASURES, PLACES, PROFILE_KM, Nodes, _of_forecast, _verified_with, places_of
-from benchmarks.study_statistics import difference
-from benchmarks.study_tables import tables
 
 ROOT = Path(__file__).parents[2]
 

@@ -29,9 +29,9 @@ from tracking.memory import (
 
 from anemoi_house.cli import main
 from anemoi_house.tracking import sync as syncs
-from anemoi_house.tracking.failures import UnavailableError
 from anemoi_house.tracking.ledger import Ledger, SyncLock, ledger_path
 from anemoi_house.tracking.pending import pending
+from anemoi_house.tracking.servers.failures import UnavailableError
 from anemoi_house.tracking.spool import SpoolWriter
 
 URI = "http://memory"

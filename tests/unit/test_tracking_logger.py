@@ -13,9 +13,9 @@ import yaml
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from anemoi_house.command_errors import CommandError
 from anemoi_house.tracking.logger import AzureMLflowLogger, SpooledMLflowLogger, metric_name
 from anemoi_house.tracking.spool import Spool
+from anemoi_house.upstream.errors import CommandError
 
 CONFIG = {"training": {"max_steps": 6, "lr": 0.1}, "model": {"layers": 2}, "password": "of-no-use"}
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from anemoi_house.boundary.trim import SMALLEST_DOMAIN, check_domain, parse_trim, width_to_cells
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import HRRR_3KM, HRRR_15KM
-from anemoi_house.trim import SMALLEST_DOMAIN, check_domain, parse_trim, width_to_cells
 
 
 @pytest.mark.parametrize("value", [[15, 16, 15, 16], (15, 16, 15, 16), OmegaConf.create([15, 16, 15, 16])])

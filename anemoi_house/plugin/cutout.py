@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from anemoi_house.boundary.trim import check_domain, parse_trim, width_to_cells
 from anemoi_house.errors import HouseError
-from anemoi_house.trim import check_domain, parse_trim, width_to_cells
 
 LOGGER = logging.getLogger(__name__)
 

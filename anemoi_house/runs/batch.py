@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anemoi_house import __version__
-from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
+from anemoi_house.upstream.compose import composed
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
 _GPUS = re.compile(r"(?:[\w.-]+:)?(?P<number>[1-9]\d*)")

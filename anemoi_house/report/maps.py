@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from anemoi_house.figures.graph import ISOLATED, LAM, Projection, coastlines, outline
+from anemoi_house.figures.style import DOTS_PER_INCH, INK, png, pretty
 from anemoi_house.geometry import EARTH_RADIUS_KM, to_cartesian
 from anemoi_house.graphs.coverage import DataNodes
-from anemoi_house.report.comparison import RunComparison
-from anemoi_house.report.figures_lines import Picture
-from anemoi_house.report.graph_plot import ISOLATED, LAM, Projection, coastlines, outline
-from anemoi_house.report.places import Grid
-from anemoi_house.report.style import DOTS_PER_INCH, INK, png, pretty
+from anemoi_house.report.lines import Picture
+from anemoi_house.scores.common_nodes import Grid
+from anemoi_house.scores.comparison import RunComparison
 
 Floats = NDArray[np.float64]
 

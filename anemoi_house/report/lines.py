@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.report.style import (
+from anemoi_house.figures.style import (
     INK,
     LABEL_LETTERS,
     LABEL_POINTS,

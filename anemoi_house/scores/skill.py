@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anemoi_house.errors import HouseError
-from anemoi_house.trained import Run
+from anemoi_house.runs.trained import Run
 
 VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
 """What the published experiments are judged by in validation."""

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.failures import ExistsError, RefusedError, ServerError, UnavailableError, failures, one_line
-from anemoi_house.tracking.servers import TIMEOUT_S, Limits, Server, check_uri
+from anemoi_house.tracking.servers.failures import (
+    ExistsError,
+    RefusedError,
+    ServerError,
+    UnavailableError,
+    failures,
+    one_line,
+)
+from anemoi_house.tracking.servers.mlflow import TIMEOUT_S, Limits, Server, check_uri
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken

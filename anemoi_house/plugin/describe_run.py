@@ -79,7 +79,7 @@ def _picture(pl_module: Any) -> Path | None:
     if not picture.is_file() or picture.stat().st_mtime < graph.stat().st_mtime:
         if not os.access(graph.parent, os.W_OK):
             return None
-        from anemoi_house.report.graph_plot import plot_graph
+        from anemoi_house.figures.graph import plot_graph
 
         plot_graph(graph, picture)
     return picture

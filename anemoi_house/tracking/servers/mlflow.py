@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.failures import (
+from anemoi_house.tracking.redact import Redactor
+from anemoi_house.tracking.servers.failures import (
     GoneError,
     RefusedError,
     ServerError,
@@ -27,7 +28,6 @@ from anemoi_house.tracking.failures import (
     one_line,
     reason_of_network,
 )
-from anemoi_house.tracking.redact import Redactor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -139,7 +139,7 @@ def connect(target: dict[str, Any]) -> Server:
     prepare_process()
     match urlsplit(uri).scheme:
         case "azureml":
-            from anemoi_house.tracking.azure import AzureServer
+            from anemoi_house.tracking.servers.azure import AzureServer
 
             return AzureServer(uri, target.get("aml"))
         case "sqlite":

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study_scores import VARIABLES
 
-from anemoi_house.trained import find_run
+from anemoi_house.runs.trained import find_run
+from anemoi_house.study.scores import VARIABLES
 
 OTHER_DATE = 7
 """Dates between the two: 42 h, so that the hour of the day differs too."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.checkpoints import fault_of
 from anemoi_house.tracking.spool import FOLDER, Spool
+from anemoi_house.upstream.checkpoints import fault_of
 
 CHECKPOINT = "inference-last.ckpt"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.checkpoints import LAST, Checkpoint, candidates, checkpoints_in, fault_of
+from anemoi_house.upstream.checkpoints import LAST, Checkpoint, candidates, checkpoints_in, fault_of
 
 _BARE = re.compile(r"[\w./:%+@-]+", re.ASCII)
 

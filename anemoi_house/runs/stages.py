@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.start import check_file, source_of
+from anemoi_house.runs.start import check_file, source_of
 
 
 def begins_with_weights(config: DictConfig) -> bool:

@@ -14,12 +14,12 @@ from anemoi.graphs.create import load_graph_from_file
 from omegaconf import DictConfig
 from torch_geometric.data import HeteroData
 
-from anemoi_house.config import composed, validated
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.checkpoints import checkpoints_in
-from anemoi_house.jobs.start import spools_of
+from anemoi_house.runs.start import spools_of
 from anemoi_house.tracking.identity import local_run_id
 from anemoi_house.tracking.spool import Spool
+from anemoi_house.upstream.checkpoints import checkpoints_in
+from anemoi_house.upstream.compose import composed, validated
 
 ROOM_FOR_CHECKPOINTS = 4
 """Checkpoints that there must be room for: the stock training writes those of an epoch and of a time side by side."""

@@ -48,14 +48,14 @@ def path_of(variable: str, key: str) -> str:
 
 def nested(cutout: DictConfig, *, _root_: DictConfig) -> DictConfig:
     """`${house.nested:${dataloader.nested}}`: the cutout with its trim in cells, once all that it names is checked."""
-    from anemoi_house.nested import checked_cutout
+    from anemoi_house.plugin.cutout import checked_cutout
 
     return OmegaConf.create(checked_cutout(cutout, _root_))
 
 
 def build_graph(*, _root_: DictConfig) -> bool:
     """`${house.build_graph:}`: whether the graph file is missing, or made from other settings or data."""
-    from anemoi_house.nested import graph_to_build
+    from anemoi_house.plugin.cutout import graph_to_build
 
     return graph_to_build(_root_)
 
@@ -111,21 +111,21 @@ def tracking_uri() -> str:
 
 def begins_with_weights(*, _root_: DictConfig) -> bool:
     """`${house.begins_with_weights:}`: whether a second stage loads weights alone, once their file is seen."""
-    from anemoi_house.jobs import stages
+    from anemoi_house.runs import stages
 
     return stages.begins_with_weights(_root_)
 
 
 def start(*, _root_: DictConfig) -> str:
     """`${house.start:}`: what the training begins with, in words, once it is checked."""
-    from anemoi_house.jobs.start import checked_start
+    from anemoi_house.runs.start import checked_start
 
     return checked_start(_root_)
 
 
 def local_rate(global_rate: float, *, _root_: DictConfig) -> float:
     """`${house.local_rate:RATE}`: the learning rate to set for a global one on this hardware."""
-    from anemoi_house.jobs import stages
+    from anemoi_house.runs import stages
 
     return stages.local_rate(global_rate, _root_)
 
@@ -138,7 +138,7 @@ def _with_message(resolver: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return resolver(*args, **kwargs)
         except HouseError as mistake:
-            from anemoi_house.command_errors import ResolverError
+            from anemoi_house.upstream.errors import ResolverError
 
             raise ResolverError(str(mistake)) from None
 

@@ -16,9 +16,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from anemoi_house.errors import HouseError
-from anemoi_house.jobs.checkpoints import LAST, fault_of, metadata_of
 from anemoi_house.tracking.identity import local_run_id
 from anemoi_house.tracking.spool import FOLDER
+from anemoi_house.upstream.checkpoints import LAST, fault_of, metadata_of
 
 _SCHEDULE = "training.optimization.lr_scheduler"
 

@@ -1,4 +1,4 @@
-"""Differences between experiments that were trained several times and forecast from several dates: how sure are they?
+"""Differences between experiments, trained several times and forecast from several dates, with their intervals.
 
 Arrays in, numbers out.
 """

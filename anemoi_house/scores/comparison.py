@@ -21,9 +21,9 @@ from anemoi_house.boundary.regions import REGIONS
 from anemoi_house.boundary.spectra import lam_spectrum
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import Forecast, Verification
-from anemoi_house.report.places import Grid, Shared, Widths, shared_places
-from anemoi_house.report.skill import VARIABLES
-from anemoi_house.trained import Run
+from anemoi_house.runs.trained import Run
+from anemoi_house.scores.common_nodes import Grid, Shared, Widths, shared_places
+from anemoi_house.scores.skill import VARIABLES
 
 Floats = NDArray[np.float64]
 Fields = NDArray[np.float32]

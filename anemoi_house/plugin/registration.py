@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 
 SUPPORTED = "0.17"
 """Minor version of anemoi-training that our configs and schemas are made for, as in pyproject.toml."""
@@ -13,29 +12,17 @@ SUPPORTED = "0.17"
 ANEMOI_SCHEMAS = "anemoi.training.schemas.base_schema"
 
 
-def shipped(name: str) -> Path:
-    """A file or folder of the repository's top that is shipped: inside the package in a wheel, beside it otherwise."""
-    package = Path(__file__).resolve().parent
-    installed = package / name
-    return installed if installed.exists() else package.parent / name
-
-
-def config_folder() -> Path:
-    """Folder of our configs."""
-    return shipped("configs")
-
-
 def register() -> None:
     """Register the resolvers that our configs use and, where anemoi-training is at work, our schemas.
 
     A plain Hydra application of somebody else's pays for neither anemoi nor torch.
     """
-    from anemoi_house import resolvers
+    from anemoi_house.plugin import resolvers
 
     resolvers.register()
     if ANEMOI_SCHEMAS in sys.modules:
         warn_of_another_version()
-        from anemoi_house import schemas
+        from anemoi_house.plugin import schemas
 
         schemas.register()
 

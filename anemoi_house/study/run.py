@@ -28,16 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import records
-from study_fault import SETTINGS, write_faulty
-from study_mesh import mesh_use
-from study_scores import MEASURES, PLACES, PROFILE_KM, VARIABLES, Nodes, places_of, scores_of
-from study_statistics import Difference, difference
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.config import composed
 from anemoi_house.errors import HouseError
 from anemoi_house.sample.build import GRIDS
+from anemoi_house.study import records
+from anemoi_house.study.fault import SETTINGS, write_faulty
+from anemoi_house.study.mesh import mesh_use
+from anemoi_house.study.scores import MEASURES, PLACES, PROFILE_KM, VARIABLES, Nodes, places_of, scores_of
+from anemoi_house.study.statistics import Difference, difference
+from anemoi_house.upstream.compose import composed
 
 GRID, SAMPLE_DATES = "study", 264
 TRIM = "dataloader.trim='225 km'"
@@ -140,6 +140,7 @@ class Run:
 
 
 def main() -> int:
+    """Run what is missing of the study, and write its result; return the exit status."""
     arguments = _arguments()
     study = arguments.folder.absolute()
     runs = [Run(name, seed, study) for seed in arguments.seeds for name in arguments.experiments]
@@ -403,7 +404,3 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -209,7 +209,7 @@ def _graph_size(arguments: argparse.Namespace) -> None:
 
 
 def _graph_plot(arguments: argparse.Namespace) -> None:
-    from anemoi_house.report.graph_plot import plot_graph
+    from anemoi_house.figures.graph import plot_graph
 
     print(plot_graph(arguments.graph, arguments.output, arguments.width_km))
 
@@ -229,8 +229,8 @@ def _add_skill(commands: argparse._SubParsersAction) -> None:
 
 
 def _skill(arguments: argparse.Namespace) -> None:
-    from anemoi_house.report.skill import as_text, losses, skill
-    from anemoi_house.trained import find_run
+    from anemoi_house.runs.trained import find_run
+    from anemoi_house.scores.skill import as_text, losses, skill
 
     run = find_run(arguments.run_folder)
     print(as_text(run, skill(run), losses(run)))
@@ -278,7 +278,7 @@ def _forecast(arguments: argparse.Namespace) -> None:
     from anemoi_house.forecast.request import parse_dates, parse_hours
     from anemoi_house.forecast.run import check_runner, run, write_configs
     from anemoi_house.forecast.write import plan
-    from anemoi_house.trained import find_run
+    from anemoi_house.runs.trained import find_run
 
     dates, lead_h = parse_dates(arguments.dates), parse_hours(arguments.lead_time)
     if not arguments.config_only:
@@ -386,7 +386,7 @@ def _add_slurm2ddp(commands: argparse._SubParsersAction) -> None:
 
 
 def _slurm2ddp(_: argparse.Namespace) -> None:
-    from anemoi_house.registration import shipped
+    from anemoi_house.shipped import shipped
 
     print(shipped("slurm2ddp.sh"))
 
@@ -407,7 +407,7 @@ def _add_resume(commands: argparse._SubParsersAction) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> None:
-    from anemoi_house.jobs.resume import resume
+    from anemoi_house.runs.resume import resume
 
     found = resume(arguments.run_folder)
     told = found.told if found else [f"{arguments.run_folder}: no checkpoint yet; the training begins at step 0"]
@@ -444,7 +444,7 @@ def _add_sbatch(commands: argparse._SubParsersAction) -> None:
 
 
 def _sbatch(arguments: argparse.Namespace) -> None:
-    from anemoi_house.jobs.batch import Job, job_script
+    from anemoi_house.runs.batch import Job, job_script
 
     asked = {key: value for key, value in vars(arguments).items() if key not in ("run", "ntasks_per_node")}
     print(job_script(Job(**asked, tasks_per_node=arguments.ntasks_per_node)), end="")
@@ -459,7 +459,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from anemoi_house.jobs.prepare import prepare
+    from anemoi_house.runs.prepare import prepare
 
     prepare(arguments.config_name, arguments.overrides)
 
@@ -491,7 +491,3 @@ def _explain(arguments: argparse.Namespace) -> None:
 
         plot_rate(values, arguments.plot)
     print(json.dumps(values.as_json(), indent=2) if arguments.json else as_text(values))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,11 +18,11 @@ from anemoi.utils.schemas import BaseModel
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS
-from anemoi_house.command_errors import CommandError
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import check_range, parse_neighbours
-from anemoi_house.tracking.azure import IDENTITIES
-from anemoi_house.tracking.servers import check_uri
+from anemoi_house.tracking.servers.azure import IDENTITIES
+from anemoi_house.tracking.servers.mlflow import check_uri
+from anemoi_house.upstream.errors import CommandError
 
 
 class HouseModel(BaseModel):
@@ -118,9 +118,9 @@ class GraphRecordSchema(HouseModel):
 
 
 class AreaReweightedScalerSchema(HouseModel):
-    """Settings of `anemoi_house.scalers.AreaReweightedScaler`."""
+    """Settings of `anemoi_house.plugin.scalers.AreaReweightedScaler`."""
 
-    target_: Literal["anemoi_house.scalers.AreaReweightedScaler"] = Field(..., alias="_target_")
+    target_: Literal["anemoi_house.plugin.scalers.AreaReweightedScaler"] = Field(..., alias="_target_")
     nodes_attribute_name: str
     "Node attribute that holds the area weights."
     scaling_mask_attribute_name: str

@@ -38,6 +38,7 @@ CONTRASTS = ("nbd - mmgt", "nbd_covering - mmgt", "tnbd - nbd", "nbd_fault - nbd
 
 
 def main() -> None:
+    """Draw the figures of a result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("result", type=Path, metavar="RESULT.json")
     parser.add_argument("-o", dest="folder", type=Path, required=True, metavar="FOLDER")

@@ -1,1 +1,0 @@
-"""Trainings as jobs: where one begins, and how one that was ended goes on."""

@@ -1,0 +1,1 @@
+"""What Hydra and anemoi-training find: search path, resolvers, schemas, checks, scalers, callbacks."""

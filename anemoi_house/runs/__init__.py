@@ -1,0 +1,1 @@
+"""A trained run: where it starts, how it goes on, as a job of SLURM."""

@@ -1,0 +1,1 @@
+"""The servers that a run can be sent to: what each is like."""

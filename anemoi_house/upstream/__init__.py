@@ -1,0 +1,1 @@
+"""Everything that knows anemoi's names: configs, checkpoints, metadata, its errors."""
