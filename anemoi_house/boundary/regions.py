@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anemoi_house.errors import HouseError
 
-REGIONS = ("lam", "inner_ring", "outer_ring", "outside")
+REGIONS = ("lam_interior", "inner_ring", "outer_ring", "outside")
 """Names of the regions, from the inside out; a region's code is its place here."""
 
 INNER_KM = 225.0
@@ -15,6 +15,10 @@ INNER_KM = 225.0
 
 OUTER_KM = 225.0
 """Width of the outer ring: as wide as the inner one, two cells of GFS at 1 degree."""
+
+ZONE_KM = 1000.0
+"""Width of the zone around the LAM in which isolated data nodes count as at the boundary: that of the published
+experiments, some nine cells of GFS at 1 degree."""
 
 
 def regions(signed_km: ArrayLike, inner_km: float = INNER_KM, outer_km: float = OUTER_KM) -> NDArray[np.int8]:
@@ -57,7 +61,7 @@ def regions(signed_km: ArrayLike, inner_km: float = INNER_KM, outer_km: float = 
 
 def _empty(name: str, distance: NDArray[np.float64], inner_km: float, outer_km: float) -> str:
     """What is wrong where a region holds no node, and the way out."""
-    if name == "lam":
+    if name == "lam_interior":
         return (
             f"inner_km: {inner_km:g} leaves no node of the LAM beyond its inner ring ({int((distance <= 0).sum()):,} "
             "nodes are in the LAM). Give a narrower ring."

@@ -275,7 +275,7 @@ def _add_forecast(commands: argparse._SubParsersAction) -> None:
 
 
 def _forecast(arguments: argparse.Namespace) -> None:
-    from anemoi_house.forecast.request import parse_dates, parse_hours
+    from anemoi_house.dates import parse_dates, parse_hours
     from anemoi_house.forecast.run import check_runner, run, write_configs
     from anemoi_house.forecast.write import plan
     from anemoi_house.runs.trained import find_run

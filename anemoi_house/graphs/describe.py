@@ -10,7 +10,7 @@ import torch
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.boundary.regions import REGIONS
+from anemoi_house.boundary.regions import REGIONS, ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import ZONES, DataNodes, reached_nodes
 
@@ -82,7 +82,7 @@ def _encoder_edges(graph: HeteroData, data_name: str, hidden_name: str) -> np.nd
 
 def describe(
     graph: HeteroData,
-    boundary_width_km: float = 1000.0,
+    boundary_width_km: float = ZONE_KM,
     data_name: str = "data",
     hidden_name: str = "hidden",
     lam_mask_attr_name: str = "cutout_mask",

@@ -14,6 +14,7 @@ from anemoi.graphs.edges.builders.base import TORCH_CLUSTER_AVAILABLE
 from scipy.sparse import coo_matrix
 from torch_geometric.data.storage import NodeStorage
 
+from anemoi_house.boundary.regions import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     SEARCH_LIMIT,
@@ -62,7 +63,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
         source_name: str,
         target_name: str,
         num_nearest_neighbours: int | Literal["auto"],
-        boundary_width_km: float = 1000.0,
+        boundary_width_km: float = ZONE_KM,
         lam_mask_attr_name: str = "cutout_mask",
         floor: int = 12,
         ceiling: int = 64,

@@ -15,6 +15,7 @@ from anemoi.graphs.schemas.base_graph import BaseGraphSchema
 from pydantic import ValidationError
 from torch_geometric.data import HeteroData
 
+from anemoi_house.boundary.regions import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.describe import RECORD, as_text, describe
 from anemoi_house.upstream.errors import CommandError
@@ -42,7 +43,7 @@ class GraphRecord(PostProcessor):
         data_name: str = "data",
         hidden_name: str = "hidden",
         lam_mask_attr_name: str = "cutout_mask",
-        boundary_width_km: float = 1000.0,
+        boundary_width_km: float = ZONE_KM,
     ) -> None:
         self.data_name = data_name
         self.hidden_name = hidden_name

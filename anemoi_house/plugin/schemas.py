@@ -17,7 +17,7 @@ from anemoi.training.schemas.diagnostics import MlflowSchema
 from anemoi.utils.schemas import BaseModel
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS
+from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import check_range, parse_neighbours
 from anemoi_house.tracking.servers.azure import IDENTITIES
@@ -64,7 +64,7 @@ class BoundaryAwareKNNEdgesSchema(NearestNeighboursModel):
     AUTO: ClassVar[bool] = True
 
     target_: Literal["anemoi_house.graphs.BoundaryAwareKNNEdges"] = Field(..., alias="_target_")
-    boundary_width_km: PositiveFloat = 1000.0
+    boundary_width_km: PositiveFloat = ZONE_KM
     "Width of the zone around the LAM in which no data node may be isolated."
     lam_mask_attr_name: str = "cutout_mask"
     "Node attribute that marks the LAM."
@@ -113,7 +113,7 @@ class GraphRecordSchema(HouseModel):
     "Name of the hidden nodes."
     lam_mask_attr_name: str = "cutout_mask"
     "Node attribute that marks the LAM."
-    boundary_width_km: PositiveFloat = 1000.0
+    boundary_width_km: PositiveFloat = ZONE_KM
     "Width of the zone around the LAM by which isolated nodes are counted."
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anemoi_house.boundary.regions import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import find_forecasts, forecasts_of
 from anemoi_house.graphs.coverage import DataNodes
@@ -28,9 +29,6 @@ from anemoi_house.runs.trained import Run, find_run
 from anemoi_house.scores.common_nodes import Widths
 from anemoi_house.scores.comparison import Compared, RunComparison, Settings, compare, run_folders
 from anemoi_house.scores.skill import losses
-
-RIM_KM = 1000.0
-"""Isolated nodes within this distance of the LAM count as at the boundary, as in the published experiments."""
 
 PAGE, NUMBERS, FIGURES = "index.html", "report.json", "figures"
 PACKAGES = ("anemoi-house", "anemoi-training", "anemoi-models", "anemoi-graphs", "anemoi-datasets", "anemoi-inference",
@@ -238,7 +236,7 @@ def _coverage(run: Run) -> tuple[dict[str, Any], _Graph]:
         raise HouseError(
             f"{run.checkpoint} is a checkpoint without its graph; anemoi-house graph plot draws one from its file."
         )
-    return describe(graph, RIM_KM), _Graph(data_nodes(graph, RIM_KM), isolated_data_nodes(graph))
+    return describe(graph, ZONE_KM), _Graph(data_nodes(graph, ZONE_KM), isolated_data_nodes(graph))
 
 
 def _sections(found: dict[str, Any], comparison: RunComparison, graphs: dict[str, _Graph]) -> Iterable[Section]:

@@ -37,7 +37,7 @@ SCORES = {
     "rmse_inner_ring": "RMSE, own inner ring",
     "rmse_outer_ring": "RMSE, own outer ring",
     "common_rmse_inner_ring": "RMSE, common inner ring",
-    "common_rmse_lam": "RMSE, common LAM",
+    "common_rmse_lam_interior": "RMSE, common LAM interior",
 }
 """Scores of the tables by variable, and how they are headed."""
 

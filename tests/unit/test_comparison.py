@@ -54,7 +54,7 @@ def test_errors_that_are_constant_on_either_side_have_their_scores(steps: RunCom
         if not lead:
             assert np.isnan(squares["jump"][0, place]).all()
             continue
-        np.testing.assert_allclose(squares["rmse_lam"][0, place], (3 * grown) ** 2, rtol=1e-5)
+        np.testing.assert_allclose(squares["rmse_lam_interior"][0, place], (3 * grown) ** 2, rtol=1e-5)
         np.testing.assert_allclose(squares["rmse_inner_ring"][0, place], (3 * grown) ** 2, rtol=1e-5)
         np.testing.assert_allclose(squares["rmse_outer_ring"][0, place], grown**2, rtol=1e-5)
         np.testing.assert_allclose(squares["rmse_outside"][0, place], grown**2, rtol=1e-5)
@@ -98,7 +98,7 @@ def test_scores_of_rings_against_brute_force(tmp_path: Path) -> None:
     for run_id, where in (("one", WHOLE), ("two", TRIMMED)):
         error, signed = noise(where, "gh_500", DATES[0], 12), where.signed_km
         regions = {
-            "lam": signed < -WIDTHS.inner_km,
+            "lam_interior": signed < -WIDTHS.inner_km,
             "inner_ring": (signed >= -WIDTHS.inner_km) & (signed <= 0),
             "outer_ring": (signed > 0) & (signed <= WIDTHS.outer_km),
             "outside": signed > WIDTHS.outer_km,
@@ -116,7 +116,9 @@ def test_scores_of_rings_against_brute_force(tmp_path: Path) -> None:
     expected = np.average(noise(WHOLE, "gh_500", DATES[0], 12)[ring] ** 2, weights=WHOLE.areas[ring])
     assert found.scores["one"].squares["common_rmse_inner_ring"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
     of_trimmed = found.scores["two"].squares
-    assert of_trimmed["common_rmse_lam"][0, 2, 0] == pytest.approx(of_trimmed["rmse_lam"][0, 2, 0], rel=1e-3)
+    assert of_trimmed["common_rmse_lam_interior"][0, 2, 0] == pytest.approx(
+        of_trimmed["rmse_lam_interior"][0, 2, 0], rel=1e-3
+    )
     assert (found.shared.lam_nodes, found.shared.trimmed_nodes) == (12 * 16, 320 - 12 * 16)
     for one, two in zip(*found.shared.nodes):
         assert WHOLE.latitudes[one] == pytest.approx(TRIMMED.latitudes[two])

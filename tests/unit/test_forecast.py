@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from netCDF4 import Dataset
 from small_grids import DATES, VARIABLES, globe_grid, lam_grid, write_store
 
+from anemoi_house.dates import MOST_DATES, parse_dates, parse_hours
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import SIDECAR, About, Verification, find_forecasts, forecasts_of
-from anemoi_house.forecast.request import MOST_DATES, parse_dates, parse_hours
 from anemoi_house.forecast.run import check_runner, write_configs
 from anemoi_house.forecast.write import Plan, plan
 from anemoi_house.runs.trained import find_run
@@ -83,9 +83,9 @@ def test_a_range_holds_both_ends(start, span_h, step_h):
     [
         (["2020-01-27T00", "2020-01-27"], "2020-01-27T00 is given twice"),
         (["2020-01-27T00/2020-01-28T00/12h", "2020-01-27T12"], "2020-01-27T12 is given twice"),
-        (["2020-02-30"], "no date of the calendar"),
-        (["2020-01-27T24"], "no date of the calendar"),
-        (["2020-01-27T06:30"], "no date. Give it as 2020-01-27T00, in UTC and on the hour"),
+        (["2020-02-30"], "is not in the calendar"),
+        (["2020-01-27T24"], "is not in the calendar"),
+        (["2020-01-27T06:30"], "is not a date. Give it as 2020-01-27T00, in UTC and on the hour"),
         (["2020-01-28/2020-01-27/12h"], "ends before it starts"),
         (["2020-01-28/2020-01-27"], "is no range. Give START/END/STEP"),
         (["2020-01-27/2020-01-28/0h"], "must be more than 0"),

@@ -36,7 +36,7 @@ def expected(coordinates: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     lat, lon = points.T
     rim = in_lam & (np.isin(lat, (30, 50)) | np.isin(lon, (250, 280)))
     away = haversine_km(points.T, points[rim].T).min(axis=1)
-    inside = np.where(away > INNER, "lam", "inner_ring")
+    inside = np.where(away > INNER, "lam_interior", "inner_ring")
     return np.where(in_lam, inside, np.where(away <= OUTER, "outer_ring", "outside"))
 
 
@@ -65,11 +65,17 @@ def test_each_distance_is_in_the_region_that_its_definition_says(
     signed = np.array([-np.inf, -inner, 0.0, outer, np.inf, *distances])
     codes = regions(signed, inner, outer)
     assert codes.dtype == np.int8
-    assert [REGIONS[code] for code in codes[:5]] == ["lam", "inner_ring", "inner_ring", "outer_ring", "outside"]
+    assert [REGIONS[code] for code in codes[:5]] == [
+        "lam_interior",
+        "inner_ring",
+        "inner_ring",
+        "outer_ring",
+        "outside",
+    ]
     for code, distance in zip(codes, signed, strict=True):
         assert (
             {
-                "lam": distance < -inner,
+                "lam_interior": distance < -inner,
                 "inner_ring": -inner <= distance <= 0,
                 "outer_ring": 0 < distance <= outer,
                 "outside": distance > outer,
@@ -190,7 +196,7 @@ def test_mistake_gets_one_message(settings: dict[str, object], message: str, gra
 def test_a_grid_that_is_not_nested_gets_one_message(graph: HeteroData) -> None:
     graph["data"].cutout_mask = torch.zeros_like(graph["data"].cutout_mask)
     with pytest.raises(CommandError, match=r"BoundaryRing: no edge: 0 of [\d,]+ points are in the limited area"):
-        ring("lam").compute(graph, "data")
+        ring("lam_interior").compute(graph, "data")
 
 
 def test_unknown_region_gets_one_message() -> None:

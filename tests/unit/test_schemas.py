@@ -209,7 +209,7 @@ def test_bad_value_gets_one_message(change: dict[str, Any], message: str) -> Non
     [
         (
             {"region": "rim"},
-            "region: 'rim' will not do: Input should be 'lam', 'inner_ring', 'outer_ring' or 'outside'",
+            "region: 'rim' will not do: Input should be 'lam_interior', 'inner_ring', 'outer_ring' or 'outside'",
         ),
         ({"inner_km": 0}, "inner_km: 0 will not do: Input should be greater than 0"),
     ],

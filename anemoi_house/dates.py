@@ -1,6 +1,6 @@
-"""What a user asks for: starting dates and a lead time, from texts.
+"""Dates and durations as users write them.
 
-numpy alone.
+Numpy alone.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 
@@ -21,8 +22,37 @@ _DURATION = re.compile(r"(\d{1,6})([hd]?)", re.ASCII)
 _HOURS = {"h": 1, "d": 24}
 
 
+def parse_date(text: str, key: str, day_alone: timedelta | None = timedelta(0)) -> datetime:
+    """Parse a date in UTC, on the hour.
+
+    Parameters
+    ----------
+    text : str
+        Such as `2020-01-27T00`, `2020-01-27T00:00Z` or, unless `day_alone` is None, `2020-01-27`.
+    key : str
+        Name of the setting, for the message.
+    day_alone : timedelta or None
+        Time of day that a day alone stands for; None refuses it.
+
+    Raises
+    ------
+    HouseError
+        If the text is not a date, or not one of the calendar.
+    """
+    found = _DATE.fullmatch(text.strip())
+    way_out = "Give it as 2020-01-27T00, in UTC and on the hour."
+    if not found or (found[2] is None and day_alone is None):
+        raise HouseError(f"{key}: '{text}' is not a date. {way_out}")
+    day, hour = found.groups()
+    try:
+        date = datetime.strptime(f"{day}T{hour or '00'}", "%Y-%m-%dT%H")
+    except ValueError:
+        raise HouseError(f"{key}: '{text}' is not in the calendar. {way_out}") from None
+    return date if hour or day_alone is None else date + day_alone
+
+
 def parse_dates(texts: Sequence[str], key: str = "--dates") -> list[np.datetime64]:
-    """Starting dates, in order.
+    """Parse starting dates, and sort them.
 
     Parameters
     ----------
@@ -45,14 +75,14 @@ def parse_dates(texts: Sequence[str], key: str = "--dates") -> list[np.datetime6
     if not dates:
         raise HouseError(f"{key}: give one date or more, such as 2020-01-27T00")
     if len(dates) > MOST_DATES:
-        raise HouseError(f"{key}: {len(dates):,} dates; at most {MOST_DATES:,} can be asked for at once")
+        raise HouseError(f"{key}: {len(dates):,} dates; at most {MOST_DATES:,} are allowed")
     if twice := sorted(date for date, times in Counter(dates).items() if times > 1):
         raise HouseError(f"{key}: {', '.join(map(str, twice[:5]))} is given twice. Name each date once.")
     return sorted(dates)
 
 
 def parse_hours(text: str, key: str = "--lead-time") -> int:
-    """Hours of a duration such as `24h` or `3d`.
+    """Parse a duration in hours, such as `24h` or `3d`.
 
     Raises
     ------
@@ -61,7 +91,7 @@ def parse_hours(text: str, key: str = "--lead-time") -> int:
     """
     found = _DURATION.fullmatch(text.strip())
     if not found:
-        raise HouseError(f"{key}: '{text}' is no duration. Give hours or days, such as 24h or 3d.")
+        raise HouseError(f"{key}: '{text}' is not a duration. Give hours or days, such as 24h or 3d.")
     number, unit = found.groups()
     if not unit:
         raise HouseError(f"{key}: '{text}' has no unit; is it {text.strip()}h or {text.strip()}d?")
@@ -73,24 +103,18 @@ def parse_hours(text: str, key: str = "--lead-time") -> int:
 def _range(text: str, key: str) -> list[np.datetime64]:
     parts = text.split("/")
     if len(parts) != 3:
-        raise HouseError(f"{key}: '{text}' is no range. Give START/END/STEP, such as 2020-01-26T12/2020-01-28T00/12h.")
+        raise HouseError(
+            f"{key}: '{text}' is not a range. Give START/END/STEP, such as 2020-01-26T12/2020-01-28T00/12h."
+        )
     start, end = (_date(part, key) for part in parts[:2])
     step = parse_hours(parts[2], key)
     if end < start:
         raise HouseError(f"{key}: '{text}' ends before it starts. Give START/END/STEP.")
     count = int((end - start) // np.timedelta64(step, "h")) + 1
     if count > MOST_DATES:
-        raise HouseError(f"{key}: '{text}' holds {count:,} dates; at most {MOST_DATES:,} can be asked for at once")
+        raise HouseError(f"{key}: '{text}' holds {count:,} dates; at most {MOST_DATES:,} are allowed")
     return [start + np.timedelta64(step * index, "h") for index in range(count)]
 
 
 def _date(text: str, key: str) -> np.datetime64:
-    found = _DATE.fullmatch(text.strip())
-    way_out = "Give it as 2020-01-27T00, in UTC and on the hour."
-    if not found:
-        raise HouseError(f"{key}: '{text}' is no date. {way_out}")
-    day, hour = found.groups()
-    try:
-        return np.datetime64(f"{day}T{hour or '00'}", "h")
-    except ValueError:
-        raise HouseError(f"{key}: '{text}' is no date of the calendar. {way_out}") from None
+    return np.datetime64(parse_date(text, key), "h")
