@@ -66,10 +66,11 @@ study: environment ## the experiments trained alike from three seeds, and what e
 docs: environment ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
-lint: environment ## ruff and mypy
+lint: environment ## ruff, mypy, and the floors of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test-unit: environment ## the fast tests
 	$(BIN)/python -m pytest -n 2 tests/unit
