@@ -263,15 +263,18 @@ def test_parts_that_differ_in_dates(tmp_path: Path, lam: Path) -> None:
 @pytest.mark.parametrize(
     ("trim", "said"),
     [
-        ([1, 2, 3], "[1, 2, 3] has 3 numbers and not 4."),
+        ([1, 2, 3], "[1, 2, 3] has 3 numbers, not 4."),
         ([1, -2, 3, 4], "[1, -2, 3, 4] must be whole numbers of cells, 0 or more."),
         ([1.5, 2, 3, 4], "[1.5, 2, 3, 4] must be whole numbers of cells, 0 or more."),
         ("225", "'225' has no unit; is it '225 km'?"),
         (225, "225 has no unit; is it '225 km', or cells?"),
-        (True, "True is no trim."),
-        ("wide", "'wide' is no trim."),
-        ([1, 2, 0, 0], "[1, 2, 0, 0] takes too much off a LAM of 10 rows x 12 columns: at least 8 of each must stay."),
-        ("700 km", "[2, 2, 3, 3] takes too much off a LAM of 10 rows x 12 columns: at least 8 of each must stay."),
+        (True, "True is not a valid trim."),
+        ("wide", "'wide' is not a valid trim."),
+        (
+            [1, 2, 0, 0],
+            "[1, 2, 0, 0] removes too much of a LAM of 10 rows x 12 columns: at least 8 of each must remain.",
+        ),
+        ("700 km", "[2, 2, 3, 3] removes too much of a LAM of 10 rows x 12 columns: at least 8 of each must remain."),
     ],
 )
 def test_bad_trim(lam: Path, globe: Path, trim: Any, said: str) -> None:
