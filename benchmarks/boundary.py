@@ -18,7 +18,7 @@ from anemoi_house.boundary.index import artifact_index
 from anemoi_house.boundary.profile import distance_bins, error_profile
 from anemoi_house.boundary.spectra import lam_spectrum
 from anemoi_house.geometry import EARTH_RADIUS_KM, signed_distance_km, to_cartesian
-from anemoi_house.sample.build import GRIDS
+from anemoi_house.sample.grids import GRIDS
 from anemoi_house.study import records
 
 DATES = 40
@@ -54,7 +54,7 @@ def waves(points: np.ndarray, in_lam: np.ndarray, length_km: float, number: int)
 def floors(name: str) -> list[dict[str, Any]]:
     """Jump of fields of variance one without an artifact, of one date and of ten, and with jumps planted in them."""
     points, in_lam = cutout(name)
-    band = Band.along_edge(points, in_lam, cell_areas_km2(points))
+    band = Band.along_border(points, in_lam, cell_areas_km2(points))
     fields = {"noise": np.random.default_rng(0).normal(size=(DATES, len(points)))}
     fields |= {f"waves of {cells} cells": waves(points, in_lam, cells * band.cell_km, DATES) for cells in (4, 6, 10)}
     records = []
@@ -92,7 +92,7 @@ def times(name: str, number: int) -> dict[str, Any]:
 
     areas = timed("areas_s", lambda: cell_areas_km2(points))
     signed = timed("distance_s", lambda: signed_distance_km(points, in_lam, within_km=3000))
-    band = timed("band_s", lambda: Band.along_edge(points, in_lam, areas))
+    band = timed("band_s", lambda: Band.along_border(points, in_lam, areas))
     fields = np.random.default_rng(0).normal(size=(number, len(points))).astype(np.float32)
     timed("index_s", lambda: artifact_index(band, fields))
     edges = distance_bins(signed, band.cell_km)
@@ -111,7 +111,7 @@ def draw(path: Path) -> None:
     import matplotlib.pyplot as plt
 
     points, in_lam = cutout("published")
-    band = Band.along_edge(points, in_lam, cell_areas_km2(points))
+    band = Band.along_border(points, in_lam, cell_areas_km2(points))
     latitudes, longitudes = band.latlon
     site = np.argmin(np.abs(longitudes - 262.5) + (latitudes < 40) * 360)
     east = np.array([-np.sin(np.deg2rad(longitudes[site])), np.cos(np.deg2rad(longitudes[site])), 0])
