@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from anemoi_house.errors import HouseError
@@ -15,9 +16,21 @@ from anemoi_house.upstream.keys import DATA, HIDDEN
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
+    from torch_geometric.data.storage import NodeStorage
 
 LAM_MASK = "cutout_mask"
 """Attribute of the data nodes that is true in the LAM, by its stock name."""
+
+
+def coordinates_of(nodes: NodeStorage) -> tuple[np.ndarray, np.ndarray]:
+    """Return the latitudes and longitudes of nodes of a graph, in degrees and double precision, of shape (n,)."""
+    latitudes, longitudes = np.rad2deg(nodes.x.cpu().numpy().astype(np.float64)).T
+    return latitudes, longitudes
+
+
+def mask_of(nodes: NodeStorage, name: str) -> np.ndarray:
+    """Return an attribute of nodes of a graph as a mask, of shape (n,)."""
+    return nodes[name].squeeze().bool().cpu().numpy()
 
 
 def graph_settings(graph_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ LIMIT_BATCHES = "dataloader.limit_batches.training"
 
 # Graph
 GRAPH = "system.input.graph"
-GRAPH_NODES, GRAPH_EDGES, OVERWRITE = "graph.nodes", "graph.edges", "graph.overwrite"
+GRAPH_CONFIG = "graph"
+GRAPH_NODES, GRAPH_EDGES, OVERWRITE = (f"{GRAPH_CONFIG}.{key}" for key in ("nodes", "edges", "overwrite"))
 
 # Training
 TASK = "task"

@@ -79,8 +79,8 @@ def test_a_longer_training_would_stay_at_the_minimum(run: Path) -> None:
     with pytest.raises(HouseError) as mistake:
         checked_start(longer)
     assert str(mistake.value) == (
-        "training.max_steps=600: training.run_id=abc restores its own learning-rate schedule with t_initial=300, so from "
-        "step 300 the rate would stay at its minimum, 3e-07. To accept that, set "
+        "training.max_steps=600: training.run_id=abc restores its own learning-rate schedule with t_initial=300, so "
+        "from step 300 the rate would stay at its minimum, 3e-07. To accept that, set "
         "training.optimization.lr_scheduler.t_initial=300. For a new schedule, load weights alone into a new run: "
         "training.load_weights_only=True training.run_id=null training.fork_run_id=abc."
     )
@@ -111,7 +111,9 @@ def test_a_rollout_stage_would_inherit_the_rollout(run: Path) -> None:
 
 
 def test_a_run_without_a_checkpoint(run: Path) -> None:
-    with pytest.raises(HouseError, match=r"^training\.run_id=xyz: .*last\.ckpt: it does not exist\. outputs/checkpoint has abc; "):
+    with pytest.raises(
+        HouseError, match=r"^training\.run_id=xyz: .*last\.ckpt: it does not exist\. outputs/checkpoint has abc; "
+    ):
         checked_start(settings(training__run_id="xyz"))
     (run / "last.ckpt").unlink()
     with pytest.raises(HouseError, match=r"outputs/checkpoint has no run with one; set HOUSE_OUTPUT for other outputs"):
@@ -126,7 +128,9 @@ def test_files_that_no_training_can_begin_with(run: Path) -> None:
     with pytest.raises(HouseError, match=r"is for inference.*Give the file next to it: .*/abc/last\.ckpt\.$"):
         checked_start(settings(system__input__warm_start=str(inference)))
     last.write_bytes(inference.read_bytes()[:-30])
-    with pytest.raises(HouseError, match=r"it was cut short\. For an earlier one, use the arguments that `anemoi-house resume "):
+    with pytest.raises(
+        HouseError, match=r"it was cut short\. For an earlier one, use the arguments that `anemoi-house resume "
+    ):
         checked_start(settings(training__run_id="abc"))
     last.write_bytes(inference.read_bytes())
     assert checked_start(settings(training__run_id="abc")).startswith("restart"), "the file is read again"
