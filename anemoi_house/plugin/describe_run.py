@@ -40,8 +40,8 @@ class DescribeRun(pl.Callback):
     start : str
         What the training starts from, in words; recorded as the tag `start`.
     picture : bool
-        Whether to draw the graph, next to its file, if there is no picture yet or only an older one. This takes a second
-        for the samples, and about ten for the published grids.
+        Whether to draw the graph, next to its file, if there is no picture yet or only an older one. This takes a
+        second for the samples, and about ten for the published grids.
     """
 
     def __init__(self, start: str = "", picture: bool = True) -> None:

@@ -33,11 +33,8 @@ def check_graph_file(config: DictConfig, cutout: dict[str, Any]) -> None:
         return
     # An interpolation is our own resolver, which has an outdated file rebuilt.
     node, _, leaf = keys.OVERWRITE.rpartition(".")
-    if (
-        OmegaConf.is_interpolation(keys.get(config, node), leaf)
-        or keys.get(config, keys.OVERWRITE)
-        or not path.exists()
-    ):
+    overwrite = OmegaConf.is_interpolation(keys.get(config, node), leaf) or keys.get(config, keys.OVERWRITE)
+    if overwrite or not path.exists():
         _check_room(path, json.dumps(cutout))
     elif reason := outdated(path, config, cutout):
         raise HouseError(
@@ -73,8 +70,8 @@ def outdated(path: Path, config: DictConfig, cutout: dict[str, Any]) -> str:
 
     try:
         graph = load_graph(path)
-    except HouseError as mistake:
-        return str(mistake)
+    except HouseError:
+        return "it is cut short or not a graph file"
     settings, data = _settings(config), coordinates_digest(*_coordinates(json.dumps(cutout)))
     if not settings["nodes"]:  # stock `graph: existing`: any graph of these data is right
         return "" if data_digest(graph) == data else "its data nodes are not those of the dataset"

@@ -79,9 +79,7 @@ def slurm_tasks_per_node() -> int:
 
 
 def slurm_gpus_per_node() -> int:
-    """`${house.slurm_gpus_per_node:}`: GPUs per node of the SLURM job, or tasks per node of the step; 1 outside "
-    "SLURM.
-    """
+    """`${house.slurm_gpus_per_node:}`: GPUs per node of the SLURM job, or the tasks per node of its step; else 1."""
     tasks = slurm_tasks_per_node()
     requested = os.environ.get("SLURM_GPUS_PER_NODE") or str(tasks)
     number = requested.rpartition(":")[2]  # `a100:4`

@@ -1,7 +1,7 @@
 """Strict schemas of our classes, and the function that makes anemoi-training's validation accept them.
 
-anemoi-training validates its config with closed unions: it refuses any builder, post-processor, scaler or logger that is
-not its own. `register` adds ours to these unions. They stay closed otherwise: a foreign target or a mistyped key is
+anemoi-training validates its config with closed unions: it refuses any builder, post-processor, scaler or logger that
+is not its own. `register` adds ours to these unions. They stay closed otherwise: a foreign target or a mistyped key is
 refused as before.
 """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def check_file(source: Source) -> None:
             f"{source}: is for inference, without the training state. Give the file next to it: "
             f"{path.with_name(path.name.removeprefix(INFERENCE))}."
         )
-    if not (fault := _fault(path)):
+    if not (fault := fault_of(path)):
         return
     if source.key == keys.WARM_START:
         way_out = "Give the path of a whole checkpoint"
@@ -126,20 +125,6 @@ def check_file(source: Source) -> None:
         found = f"{outputs} has {', '.join(runs[-3:])}" if runs else f"{outputs} has no run with one"
         way_out = f"{found}; set HOUSE_OUTPUT for other outputs. Leave out {source.key} to start a new run"
     raise HouseError(f"{source}: {path}: {fault}. {way_out}.")
-
-
-def _fault(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return fault_of(path)
-    return _fault_of_version(path, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=8)
-def _fault_of_version(path: Path, _mtime_ns: int, _size: int) -> str:
-    """Return the fault of a file as it is now: a config is resolved several times, and reading takes seconds."""
-    return fault_of(path)
 
 
 def _check_state(config: DictConfig, source: Source) -> None:

@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ class Checkpoint:
         """Whether a training that continues from it sees every date of an epoch exactly once."""
         return self.kind == "by_epoch"
 
-    @cached_property
+    @property
     def fault(self) -> str:
-        """What makes the file unusable; empty if it is whole. The whole file is read, once."""
+        """What makes the file unusable; empty if it is whole."""
         return fault_of(self.path)
 
 
@@ -59,7 +59,20 @@ def fault_of(path: Path) -> str:
 
     A checkpoint is a zip archive with a checksum for each part. The stock training adds the metadata last, after the
     weights: without it, the training was killed while it wrote the file.
+
+    Reading a file takes seconds, and a config is resolved several times: a file is read again only after it changed.
     """
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return "it does not exist"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return _fault(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache
+def _fault(path: Path, _mtime_ns: int, _size: int) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
@@ -68,8 +81,6 @@ def fault_of(path: Path) -> str:
             if len(names) != 1:
                 return "its metadata was not written"
             json.loads(archive.read(names[0]))
-    except FileNotFoundError:
-        return "it does not exist"
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError):
         return "it was cut short"
     except OSError as error:

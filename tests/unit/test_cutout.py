@@ -144,8 +144,8 @@ def test_parts_that_differ_in_the_order_of_the_variables(tmp_path: Path, globe: 
     lam = write_store(tmp_path / "hrrr.zarr", *lam_grid(), variables=VARIABLES[::-1])
     config = config_of(lam, globe)
     assert mistake_in(config) == (
-        f"the two datasets have the same variables in different order: {lam} and {globe}. Build both in the same order, "
-        "or give both `reorder: sort` in dataloader.nested."
+        f"the two datasets have the same variables in different order: {lam} and {globe}. Build both in the same "
+        "order, or give both `reorder: sort` in dataloader.nested."
     )
     for part in config.dataloader.nested.cutout:
         part.reorder = "sort"
@@ -243,8 +243,8 @@ def test_variable_that_one_dataset_lacks(tmp_path: Path, lam: Path) -> None:
 def test_parts_that_differ_in_variables(tmp_path: Path, lam: Path) -> None:
     globe = write_store(tmp_path / "gfs.zarr", *globe_grid(), variables=("gh_500", "orog", "q_850", "w_500"))
     assert mistake_in(config_of(lam, globe)) == (
-        f"the two datasets differ in variables: only one of {lam} (3 variables) and {globe} (4) has q_850, t_850, w_500. "
-        "Build both with the same variables, or give the one with more a `drop:` in dataloader.nested."
+        f"the two datasets differ in variables: only one of {lam} (3 variables) and {globe} (4) has q_850, t_850, "
+        "w_500. Build both with the same variables, or give the one with more a `drop:` in dataloader.nested."
     )
 
 
@@ -385,7 +385,7 @@ def test_data_that_moved_still_fit(graph_file: Path, lam: Path, globe: Path, tmp
 def test_graph_file_cut_short(graph_file: Path, lam: Path, globe: Path, caplog: pytest.LogCaptureFixture) -> None:
     graph_file.write_bytes(graph_file.read_bytes()[:2000])
     reason = rebuilt_because(config_of(lam, globe, graph_file), caplog)
-    assert reason.startswith(f"{graph_file}: is cut short or not a graph file (")
+    assert reason == "it is cut short or not a graph file"
 
 
 def test_graph_file_from_other_settings(

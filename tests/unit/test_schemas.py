@@ -242,8 +242,8 @@ def test_several_mistakes_get_a_line_each() -> None:
     assert sorted(str(caught.value).splitlines()) == [
         "anemoi_house.graphs.CoveringKNNEdges has no setting 'floor'; it knows _target_, num_nearest_neighbours, "
         "source_mask_attr_name, target_mask_attr_name.",
-        "anemoi_house.graphs.CoveringKNNEdges: num_nearest_neighbours: 'auto' is not a valid number of neighbours; give "
-        "a whole number of at least 1.",
+        "anemoi_house.graphs.CoveringKNNEdges: num_nearest_neighbours: 'auto' is not a valid number of neighbours; "
+        "give a whole number of at least 1.",
     ]
 
 
