@@ -20,8 +20,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import CEILING, FLOOR, check_range, parse_neighbours
-from anemoi_house.tracking.servers.azure import IDENTITIES
-from anemoi_house.tracking.servers.mlflow import check_uri
+from anemoi_house.tracking.servers.azure_sign_in import IDENTITIES
+from anemoi_house.tracking.servers.connect import check_uri
 from anemoi_house.upstream.errors import CommandError
 from anemoi_house.upstream.graph import LAM_MASK
 from anemoi_house.upstream.keys import DATA, HIDDEN
