@@ -162,9 +162,7 @@ def draw(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     records.add_option(parser)
-    parser.add_argument(
-        "--fields", type=int, default=240, help="number of fields to time (default: 240)"
-    )
+    parser.add_argument("--fields", type=int, default=240, help="number of fields to time (default: 240)")
     parser.add_argument("--figure", type=Path, help="only draw the figure of docs/boundary.md")
     options = parser.parse_args()
     if options.figure:
