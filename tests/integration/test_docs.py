@@ -142,12 +142,12 @@ class Workshop:
 
     def _house(self, arguments: list[str]) -> None:
         """Really run; a published experiment as its sample, since its mesh alone takes a minute."""
-        from anemoi_house.cli import _parser, main
+        from anemoi_house.cli import main, make_parser
 
         if arguments[0] in ("scan", "missing"):
             # Of archives and of a dataset under construction, which other tests have.
             assert arguments[0] == "missing" or Path(arguments[1]).is_file()
-            _parser().parse_args(arguments)
+            make_parser().parse_args(arguments)
             return
         if arguments[:2] == ["graph", "size"]:
             arguments = [f"{word}_sample" if word in PUBLISHED else word for word in arguments]
@@ -313,13 +313,13 @@ def test_inline_command_exists(page: str, command: str) -> None:
     if program == "make":
         assert re.search(rf"^{re.escape(arguments[0])}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif program == "anemoi-house":
-        from anemoi_house.cli import _parser
+        from anemoi_house.cli import make_parser
 
         if len(arguments) > 1:
-            _parser().parse_args(arguments)
+            make_parser().parse_args(arguments)
             return
         with pytest.raises(SystemExit) as ended:  # a command's name alone, whatever it needs
-            _parser().parse_args([*arguments, "--help"])
+            make_parser().parse_args([*arguments, "--help"])
         assert ended.value.code == 0
     else:
         named = [word.partition("=")[2] for word in arguments if word.startswith("--config-name=")]
