@@ -60,7 +60,7 @@ def _resume(arguments: argparse.Namespace) -> None:
     from anemoi_house.runs.resume import resume
 
     found = resume(arguments.run_folder)
-    lines = found.told if found else [f"{arguments.run_folder}: no checkpoint yet; the training begins at step 0"]
+    lines = found.summary if found else [f"{arguments.run_folder}: no checkpoint yet; the training begins at step 0"]
     print(*(f"anemoi-house resume: {line}" for line in lines), sep="\n", file=sys.stderr)
     if found:
         print(*found.overrides, sep="\n")

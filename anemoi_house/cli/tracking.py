@@ -41,9 +41,9 @@ def _add_run_folders(parser: argparse.ArgumentParser) -> None:
 
 
 def _runs(arguments: argparse.Namespace) -> None:
-    from anemoi_house.tracking.runs import as_text, runs
+    from anemoi_house.tracking.listing import as_text, recorded_runs
 
-    found = runs(arguments.runs)
+    found = recorded_runs(arguments.runs)
     print(json.dumps([run.as_json() for run in found]) if arguments.json else as_text(found))
 
 

@@ -90,7 +90,7 @@ class Grid:
     @cached_property
     def band(self) -> Band:
         """Cells along the boundary."""
-        return Band.along_edge(self.points, self.in_lam, self.areas)
+        return Band.along_border(self.points, self.in_lam, self.areas)
 
     @cached_property
     def bins_km(self) -> Floats:

@@ -165,7 +165,7 @@ def test_a_broken_promise_ends_the_training_with_one_message(installed, tmp_path
     )
     assert done.returncode != 0
     assert "num_nearest_neighbours: 3 leaves " in done.stdout
-    assert "The smallest number that holds is " in done.stdout
+    assert "The smallest sufficient number is " in done.stdout
     assert "Traceback" not in done.stdout
     assert not list(tmp_path.rglob("*.pt"))
 

@@ -34,7 +34,7 @@ class Nested:
 
     @cached_property
     def band(self) -> Band:
-        return Band.along_edge(self.points, self.in_lam, self.areas)
+        return Band.along_border(self.points, self.in_lam, self.areas)
 
     @cached_property
     def signed_km(self) -> np.ndarray:

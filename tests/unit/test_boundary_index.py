@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import cache
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from boundary_grids import NAMES, Nested, grid, nested, turn_to
 
 from anemoi_house.boundary.band import Band
-from anemoi_house.boundary.index import ArtifactIndex, Excess, artifact_index, compare, signed_root
+from anemoi_house.boundary.index import ArtifactIndex, artifact_index, signed_root
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import EARTH_RADIUS_KM, HRRR_3KM, LambertGrid, global_grid, to_cartesian
 
@@ -233,7 +232,7 @@ def test_units_scale() -> None:
         np.testing.assert_allclose(getattr(thousand, name).index, getattr(one, name).index, rtol=1e-6)
 
 
-# Over dates, and between runs
+# Over dates
 
 
 def test_mean_over_dates() -> None:
@@ -243,9 +242,9 @@ def test_mean_over_dates() -> None:
     assert isinstance(mean, ArtifactIndex)
     np.testing.assert_allclose(mean.jump.value, signed_root(index.jump.squared.mean(axis=1)))
     over_dates = index.jump.squared.std(axis=1, ddof=1) / np.sqrt(10) * 2.262
-    along_edge = index.jump.stretches.mean(axis=1).std(axis=-1, ddof=1) / np.sqrt(5) * 2.776
-    np.testing.assert_allclose(mean.jump.margin, np.maximum(over_dates, along_edge), rtol=1e-3)
-    assert 0 < (over_dates > along_edge).sum() < 4
+    along_border = index.jump.stretches.mean(axis=1).std(axis=-1, ddof=1) / np.sqrt(5) * 2.776
+    np.testing.assert_allclose(mean.jump.margin, np.maximum(over_dates, along_border), rtol=1e-3)
+    assert 0 < (over_dates > along_border).sum() < 4
     np.testing.assert_allclose(mean.jumps, index.jumps.mean(axis=1))
     np.testing.assert_allclose(index.mean(axis=-1).jumps, mean.jumps)
     assert (mean.jump.low < mean.jump.value).all()
@@ -268,44 +267,6 @@ def test_what_stays_in_place_is_no_artifact() -> None:
     assert (spread > 3).mean() > 0.1  # the dates alone would raise the alarm
 
 
-def of_dates(excess: Excess, chosen: slice) -> Excess:
-    return Excess(*(getattr(excess, field.name)[chosen] for field in fields(Excess)))
-
-
-def test_comparison_of_runs() -> None:
-    of = grid("tiny")
-    weather = of.waves(8, 20) + 0.3 * of.noise(20)
-    low, high = (artifact_index(of.band, weather + a * outside(of)).jump for a in (1.0, 1.3))
-    same = compare(low, low)
-    assert (same.difference, same.low, same.high, same.number) == (0, 0, 0, 20)
-    assert not same.beyond_noise
-    found = compare(high, low)
-    assert found.difference == pytest.approx(0.3, abs=0.05)
-    assert found.low < found.difference < found.high
-    assert found.beyond_noise
-    assert compare(low, high).high < 0
-    # Dates are paired: another order of one of them widens the interval.
-    apart = compare(of_dates(high, slice(None, None, -1)), low)
-    assert apart.high - apart.low > 1.2 * (found.high - found.low)
-
-    one = compare(of_dates(high, slice(1)), of_dates(low, slice(1)))
-    assert one.number == 1
-    assert np.isnan([one.low, one.high]).all()
-    assert not one.beyond_noise
-    with pytest.raises(HouseError, match=r"shape \(20,\), the other of \(\).*same dates"):
-        compare(low, low.mean())
-
-
-def test_interval_of_a_comparison_covers() -> None:
-    """Of two runs that are alike but for chance, five in a hundred differ."""
-    rng = np.random.default_rng(3)
-    squares = 2 + rng.normal(size=(2, 15, 400))
-    first, second = (Excess(each, each, each, each, each[..., None]) for each in squares)
-    found = compare(first, second)
-    assert found.difference.shape == (400,)
-    assert 0.02 < found.beyond_noise.mean() < 0.12
-
-
 # Where it cannot be
 
 
@@ -319,37 +280,37 @@ def test_values_that_are_not_finite_are_refused() -> None:
 
 
 def test_another_grid_is_refused() -> None:
-    with pytest.raises(HouseError, match=r"shape \(2, 9\) do not belong to a grid of 5,099 nodes"):
+    with pytest.raises(HouseError, match=r"shape \(2, 9\) do not match a grid of 5,099 nodes"):
         artifact_index(grid("tiny").band, np.zeros((2, 9)))
 
 
 def test_a_limited_area_that_is_too_small_is_refused() -> None:
     small = nested(LambertGrid(12, 12, 120.0, 30.0, 260.0, 38.5, 262.5), 4.0)
     with pytest.raises(HouseError, match=r"445 km \(the spacing of the outer grid\).* at 3 of 9 places.* 2224 km"):
-        Band.along_edge(small.points, small.in_lam, small.areas)
+        Band.along_border(small.points, small.in_lam, small.areas)
 
 
 def test_cells_narrower_than_the_outer_grid_are_refused() -> None:
     of = grid("tiny")
     with pytest.raises(HouseError, match=r"cells of 150 km \(as given\).*another cell_km"):
-        Band.along_edge(of.points, of.in_lam, of.areas, cell_km=150)
+        Band.along_border(of.points, of.in_lam, of.areas, cell_km=150)
 
 
 def test_places_whose_nodes_tell_too_little_are_left_out() -> None:
     """With cells of two thirds of a row, some boxes hold hardly more than one row: a step there is mostly noise."""
     of = grid("pole")
-    band = Band.along_edge(of.points, of.in_lam, of.areas, cell_km=300)
+    band = Band.along_border(of.points, of.in_lam, of.areas, cell_km=300)
     assert artifact_index(band, of.noise(DATES)).jump.mean().background < 1.2
 
 
 def test_a_grid_without_outside_is_refused() -> None:
     points = to_cartesian(*HRRR_3KM.coarsened(40).latlon())
     inside = np.ones(len(points), dtype=bool)
-    with pytest.raises(HouseError, match="no edge: 1,144 of 1,144 points"):
-        Band.along_edge(points, inside, np.ones(len(points)))
+    with pytest.raises(HouseError, match="no border: it holds 1,144 of 1,144 points"):
+        Band.along_border(points, inside, np.ones(len(points)))
     inside[:5] = False
     with pytest.raises(HouseError, match="5 nodes outside"):
-        Band.along_edge(points, inside, np.ones(len(points)))
+        Band.along_border(points, inside, np.ones(len(points)))
 
 
 def test_places_where_a_side_is_too_narrow_are_left_out() -> None:

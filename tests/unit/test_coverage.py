@@ -287,10 +287,13 @@ def test_bad_number_of_neighbours(value: object) -> None:
     with pytest.raises(HouseError) as caught:
         parse_neighbours(value, auto=True)
     assert str(caught.value) == (
-        f"num_nearest_neighbours: {value!r} is no number of neighbours; give a whole number of at least 1, or auto."
+        f"num_nearest_neighbours: {value!r} is not a valid number of neighbours; give a whole number of at "
+        "least 1, or auto."
     )
 
 
 def test_auto_where_there_is_none() -> None:
-    with pytest.raises(HouseError, match=r"'auto' is no number of neighbours; give a whole number of at least 1\.$"):
+    with pytest.raises(
+        HouseError, match=r"'auto' is not a valid number of neighbours; give a whole number of at least 1\.$"
+    ):
         parse_neighbours("auto")

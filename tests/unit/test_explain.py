@@ -137,7 +137,7 @@ def test_the_page_shows_what_is_printed(tnbd: Effective, by_level: Effective) ->
 def test_mistakes_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for asked, told in (
         (["tnbdd"], "there is no config 'tnbdd'"),
-        (["tnbd", "dataloader.trim=[1,2]"], "dataloader.trim: [1, 2] has 2 numbers and not 4"),
+        (["tnbd", "dataloader.trim=[1,2]"], "dataloader.trim: [1, 2] has 2 numbers, not 4"),
         (["tnbd", "--nodes=3", "--gpus-per-model=2"], "num_gpus_per_model=2: does not divide the 3 GPUs"),
         (["tnbd", "dataloader.training.datasets.data.end=2015-02-01", "--nodes=8"], "less than a batch for each of 8"),
         (["tnbd", "--plot=/nowhere/rate.png"], "/nowhere is no folder"),

@@ -255,7 +255,7 @@ def test_mistyped_key_in_an_experiment_is_refused(sample: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("registered")
 def test_path_that_is_not_set_ends_the_command_with_its_message() -> None:
     with pytest.raises(
-        SystemExit, match=r"system\.input.dataset\.lam is not set\. Say where the dataset is: `export HOUSE_"
+        SystemExit, match=r"system\.input.dataset\.lam is not set\. Set the path of the dataset: `export HOUSE_"
     ):
         OmegaConf.resolve(composed("tnbd"))
 

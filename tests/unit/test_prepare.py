@@ -21,7 +21,9 @@ def settings(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hydr
 
 def test_a_graph_that_cannot_be_read_is_named(settings: list[str], tmp_path: Path) -> None:
     (tmp_path / "graph.pt").write_bytes(b"no graph")
-    with pytest.raises(HouseError, match=r"^system\.input\.graph: .*graph\.pt is cut short or no graph file"):
+    with pytest.raises(
+        HouseError, match=r"^system\.input\.graph: .*graph\.pt does not fit, .*it is cut short or not a graph"
+    ):
         prepare("mmgt_sample", [*settings, "graph.overwrite=False"])
 
 
