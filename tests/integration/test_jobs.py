@@ -274,9 +274,7 @@ def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> N
     assert ended["Restarts"] == "2"
     assert all(len(each) == 1 for each in seeds)
     assert seeds[0] != seeds[1], "the seed is renewed with each attempt"
-    assert re.search(
-        rf"{re.escape(str(newest))}: (it was cut short|its metadata was not written); skipped", job.log
-    )
+    assert re.search(rf"{re.escape(str(newest))}: (it was cut short|its metadata was not written); skipped", job.log)
     assert f"{last}: it was cut short; skipped" in job.log
     assert {fault_of(path) for path in job.checkpoints} == {""}
     assert job.checkpoints[0].stem.endswith("step_000030")
