@@ -120,7 +120,8 @@ class BoundaryAwareKNNEdges(KNNEdges):
 
         With ties, stock KNN may need a larger number than the search finds; hence the loop.
         """
-        search = self._search(source_nodes, target_nodes)
+        source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
+        search = NeighbourSearch(source.cpu().numpy(), target.cpu().numpy())
         smallest = search.smallest(data, floor, ceiling)
         for neighbours in range(smallest or ceiling + 1, ceiling + 1):
             self.num_nearest_neighbours = neighbours
@@ -149,10 +150,6 @@ class BoundaryAwareKNNEdges(KNNEdges):
         """Return the isolated nodes, as indices into the unmasked ones."""
         reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
         return np.flatnonzero(~reached[unmasked(source_nodes, self.source_mask_attr_name)])
-
-    def _search(self, source_nodes: NodeStorage, target_nodes: NodeStorage) -> NeighbourSearch:
-        source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        return NeighbourSearch(source.cpu().numpy(), target.cpu().numpy())
 
     def _stock_edges(
         self, search: NeighbourSearch, source_nodes: NodeStorage, target_nodes: NodeStorage

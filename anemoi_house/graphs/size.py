@@ -129,8 +129,7 @@ def size_table(
     mesh : ndarray, shape (m, 3)
         Hidden nodes.
     numbers : iterable of int
-        Numbers to show, as far as there are as many data nodes; the smallest sufficient number and the one before it
-        are added.
+        Numbers to show. Those above n are left out; the smallest sufficient number and the one before it are added.
     floor : int
         The smallest sufficient number from here on is added too: what `auto` chooses.
     """

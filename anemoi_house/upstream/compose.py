@@ -78,7 +78,7 @@ def validated(config: DictConfig, config_name: str) -> DictConfig:
     Raises
     ------
     HouseError
-        For any mistake found, in one line if it is ours to explain.
+        For any mistake found; in one line if one of our checks finds it.
     """
     from anemoi.training.schemas.base_schema import BaseSchema, convert_to_omegaconf
     from pydantic import ValidationError
