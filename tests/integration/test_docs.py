@@ -34,7 +34,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in (
     "index", "start", "datasets", "experiments", "graphs", "training", "forecasts", "report", "boundary", "study",
-    "explain", "slurm", "tracking", "extending", "plugin", "reference",
+    "explain", "slurm", "tracking", "extending", "plugin", "reference", "glossary",
 ))]  # fmt: skip
 NOT_RUN = ("text", "{toctree}", "{eval-rst}")  # output of commands, and what Sphinx runs
 FENCE = re.compile(r"^(`{3,})(\S*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)

@@ -37,7 +37,7 @@ NEED_NONE = {
     "runs .": "",
     "sync .": "",
     "resume .": "no checkpoint",
-    "sbatch --config-name tnbd --time 1": "--time",
+    "sbatch --config-name tnbd --time soon --account mine": "soon",
     "slurm2ddp": "",
     "sample data --dates 1": "dates",
 }
