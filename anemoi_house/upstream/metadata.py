@@ -57,7 +57,7 @@ class InferenceCheckpoint:
         return self.metadata["run_id"]
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Config of the training, resolved; read it with `keys.get`."""
         return self.metadata["config"]
 

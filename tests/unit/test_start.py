@@ -1,4 +1,4 @@
-"""What a training begins with: against files as a training leaves them."""
+"""What a training starts from, with files as a training leaves them."""
 
 from __future__ import annotations
 
