@@ -6,7 +6,7 @@ STEPS ?= 200
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export MPLBACKEND := Agg
-# Without bytecode the whole stack is compiled anew at every start, which doubles the time of a command.
+# Without bytecode the whole stack is recompiled at every start, which doubles the time of a command.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help environment samples demo dashboard compare published benchmark study docs lint test test-unit test-integration test-python clean
@@ -59,7 +59,7 @@ benchmark: environment ## what builders, datasets, trainings, tracking and repor
 	$(BIN)/python benchmarks/report.py --json benchmarks/results/report.json
 	$(BIN)/python benchmarks/boundary.py --json benchmarks/results/boundary.json
 
-study: environment ## the experiments trained alike from three seeds, and what each does at the boundary (40 minutes on 2 cores)
+study: environment ## experiments trained alike from three seeds, and compared at the boundary (40 minutes on 2 cores)
 	$(BIN)/python -m anemoi_house.study $(DEMO)/study --json benchmarks/results/study.json
 	$(BIN)/python -m anemoi_house.study.figures benchmarks/results/study.json -o docs/images
 

@@ -190,7 +190,7 @@ def make_trouble(trouble: str, server: Any, front: Any) -> None:
         front.stop()
         server.kill()
     elif trouble == "silent":
-        front.fail(kind="hang")
+        front.fail(kind="timeout")
     elif trouble == "busy":
         front.fail("log-batch", status=429)
 

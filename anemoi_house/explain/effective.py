@@ -154,8 +154,7 @@ def _replace_unknown(config: DictConfig) -> list[str]:
     notes: dict[str, str] = {}
     for key, placeholder in _PLACEHOLDERS.items():
         try:
-            if isinstance(found := keys.get(config, key), DictConfig):
-                OmegaConf.to_container(found, resolve=True)
+            keys.plain(config, key)
         except HouseError as mistake:
             reason = str(mistake).splitlines()[0]
             dataset_missing = reason.startswith(f"{keys.DATASETS}.")

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anemoi_house.boundary.regions import ZONE_KM
@@ -150,7 +149,7 @@ def size_table(
 
     def row(neighbours: int) -> Row:
         isolated = zones[first > neighbours]
-        by_zone = {zone: int(np.count_nonzero(isolated == zone)) for zone in ZONES}
+        by_zone: dict[str, int] = {zone: int(np.count_nonzero(isolated == zone)) for zone in ZONES}
         return Row(neighbours, neighbours * len(mesh), {"all": len(isolated), **by_zone})
 
     return SizeTable(
@@ -200,9 +199,7 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
     # With a graph file, our resolvers would prepare its folder.
     config = composed(config_name, config_path, [*overrides, f"++{keys.GRAPH}=null"])
     try:
-        nodes, edges = (
-            OmegaConf.to_container(keys.get(config, key), resolve=True) for key in (keys.GRAPH_NODES, keys.GRAPH_EDGES)
-        )
+        nodes, edges = (keys.plain(config, key) for key in (keys.GRAPH_NODES, keys.GRAPH_EDGES))
         dataset = graph_dataset(config)
     except ResolverError as mistake:
         raise HouseError(str(mistake).splitlines()[0]) from None

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from anemoi_house.study.tables import ROWS
+
 # Okabe and Ito's colours suit colour-blind readers; lines and marks differ in black and white too.
 STYLES = {
     "mmgt": ("#000000", "-", "o"),
@@ -22,18 +24,7 @@ STYLES = {
     "nbd_fault": ("#009E73", ":", "P"),
 }
 LEADS_H = (24, 48)
-SHOWN = {
-    "rmse isolated_rim": "isolated by mmgt, rim",
-    "rmse isolated_poles": "isolated by mmgt, poles",
-    "rmse rim": "outside, within 1000 km",
-    "rmse strip": "trimmed strip (225 km)",
-    "rmse shallow_interior": "LAM, 225 to 455 km inside",
-    "rmse deep_interior": "LAM, farther inside",
-    "rmse globe": "globe, to 60 degrees",
-    "rmse poles": "poles",
-    "error jump": "jump of the error",
-    "error kink": "kink of the error",
-}
+SHOWN = [score for score in ROWS if score not in ("error ripple", "forecast jump")]
 CONTRASTS = ("nbd - mmgt", "nbd_covering - mmgt", "tnbd - nbd", "nbd_fault - nbd", "tnbd - nbd_fault")
 
 
@@ -90,7 +81,7 @@ def differences(result: dict[str, Any]) -> plt.Figure:
         for panel, contrast in zip(row, shown):
             _intervals(panel, result["differences"][contrast], str(lead))
             panel.set_title(f"{contrast.replace(' - ', ' less ')}\n{lead} h", fontsize=8)
-        row[0].set_yticks(range(len(SHOWN)), list(SHOWN.values()), fontsize=7)
+        row[0].set_yticks(range(len(SHOWN)), [ROWS[score].replace("`", "") for score in SHOWN], fontsize=7)
     figure.supxlabel("difference in percent (of the error; of the error's own change along the border)", fontsize=8)
     return figure
 

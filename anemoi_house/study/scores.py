@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anemoi_house.boundary.band import Band, cell_areas_km2
 from anemoi_house.boundary.index import ArtifactIndex, artifact_index
+from anemoi_house.boundary.profile import error_profile
 from anemoi_house.forecast.read import Forecast, Verification, find_forecasts, forecasts_of
 from anemoi_house.geometry import Bools, Floats
 from anemoi_house.sample.grids import PARTS
@@ -41,7 +41,6 @@ def scores_of(run: Path, nodes: Nodes, regions: Mapping[str, Bools], signed_km: 
     areas = cell_areas_km2(nodes.points)
     band = Band.along_border(nodes.points, nodes.in_lam, areas)
     verification = Verification(forecasts, VARIABLES)
-    bins = np.digitize(signed_km, PROFILE_KM, right=True) - 1
     scores: dict[str, Any] = {
         "run_id": forecasts[0].run_id,
         "dates": [str(forecast.date) for forecast in forecasts],
@@ -56,7 +55,7 @@ def scores_of(run: Path, nodes: Nodes, regions: Mapping[str, Bools], signed_km: 
         for forecast in forecasts:
             values = forecast.values(variable).astype(np.float64)
             analysis = verification.values(forecast, variable).astype(np.float64)
-            rows.append(_of_forecast(values, analysis, band, areas, regions, bins))
+            rows.append(_of_forecast(values, analysis, band, areas, regions, signed_km))
         scores["variables"][variable] = _stacked(rows)
     return scores
 
@@ -76,15 +75,11 @@ def _verified_with(truth: Path, forecast: Forecast) -> Forecast:
 
 
 def _of_forecast(
-    values: Floats, truth: Floats, band: Band, areas: Floats, regions: Mapping[str, Bools], bins: NDArray[np.int64]
+    values: Floats, truth: Floats, band: Band, areas: Floats, regions: Mapping[str, Bools], signed_km: Floats
 ) -> dict[str, Any]:
     """Score each lead time after the first, which is the analysis."""
     error, persistence = (values - truth)[1:], (truth[0] - truth)[1:]
     of_error, alone, of_truth = (artifact_index(band, field[1:]) for field in (values - truth, values, truth))
-    weights = areas * ((bins >= 0) & (bins < len(PROFILE_KM) - 1))
-    where = np.clip(bins, 0, len(PROFILE_KM) - 2)
-    total = np.bincount(where, weights, len(PROFILE_KM) - 1)
-    profile = [np.bincount(where, weights * row**2, len(total)) / np.where(total, total, np.nan) for row in error]
     return {
         "mse": {name: _mean(error**2, areas, mask) for name, mask in regions.items()},
         "persistence": {name: _mean(persistence**2, areas, mask) for name, mask in regions.items()},
@@ -92,7 +87,7 @@ def _of_forecast(
         "error": _index(of_error),
         "forecast": _index(alone),
         "analysis": _index(of_truth),
-        "profile": np.array(profile),
+        "profile": error_profile(signed_km, error, areas, PROFILE_KM).rms ** 2,
     }
 
 

@@ -349,7 +349,8 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         else:
             self._log(
                 f"Run {self.run_id}: {counted(left.records, 'record')} with {counted(left.rows, 'metric row')} not "
-                f"sent ({left.error or 'there was no time'}). Nothing is lost. Send them with: anemoi-house sync {folder}"
+                f"sent ({left.error or 'there was no time'}). Nothing is lost. Send them with: "
+                f"anemoi-house sync {folder}"
             )
 
     def _count(self) -> int:

@@ -95,6 +95,12 @@ def get(config: Mapping[str, Any] | DictConfig, key: str, default: Any = None) -
     return default if found is None else found
 
 
+def plain(config: DictConfig, key: str) -> Any:
+    """Return the setting at a dotted key, resolved, as plain lists, dicts and values."""
+    found = get(config, key)
+    return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+
+
 def continues_run(config: DictConfig) -> bool:
     """Return True if a training continues a run, in its folder, rather than starting a new one."""
     return bool(get(config, RUN_ID)) and not get(config, FORK_RUN_ID)

@@ -237,7 +237,7 @@ def fill_the_disk(slurm: SlurmCluster, sample: Path, built: str, folder: Path, d
     job.submit("--nodelist=node2")
     assert job.ended()["JobState"] == "FAILED"
     assert re.search(
-        r"system\.output\.root=.*: (0\.0 GiB are free, and|cannot be written to \(No space left on device\))", job.log
+        r"system\.output\.root=.*: (0\.0 GiB are free, but|cannot be written \(No space left on device\))", job.log
     )
     (disk / "other").unlink()
     job.submit("--nodelist=node2")
@@ -254,7 +254,7 @@ def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> N
     assert set(ranks) == {0, 1}
     seeds = [{environment["ANEMOI_BASE_SEED"] for _, environment in ranks.values()}]
     os.kill(ranks[1][0], signal.SIGKILL)
-    job.wait_for("requeued, to go on at")
+    job.wait_for("requeued, to continue at")
     slurm.wait_for(lambda: not job.ranks(), "the other rank is ended", 20)
 
     job.wait_for("attempt 2 on")
@@ -274,10 +274,8 @@ def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> N
     assert ended["Restarts"] == "2"
     assert all(len(each) == 1 for each in seeds)
     assert seeds[0] != seeds[1], "the seed is renewed with each attempt"
-    assert re.search(
-        rf"{re.escape(str(newest))}: (it was cut short|its metadata was not written); passed over", job.log
-    )
-    assert f"{last}: it was cut short; passed over" in job.log
+    assert re.search(rf"{re.escape(str(newest))}: (it was cut short|its metadata was not written); skipped", job.log)
+    assert f"{last}: it was cut short; skipped" in job.log
     assert {fault_of(path) for path in job.checkpoints} == {""}
     assert job.checkpoints[0].stem.endswith("step_000030")
 
@@ -321,7 +319,7 @@ def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, 
     )
     job.submit()
     assert job.ended()["JobState"] == "FAILED"
-    assert job.said("Give another --output; or, to go on with other settings, remove")
+    assert job.said("Give another --output. To continue with other settings, remove")
     assert not list(job.output.glob("checkpoint/*"))
 
 
@@ -345,7 +343,7 @@ def test_a_node_that_is_lost_while_its_ranks_still_run(
                     "training.max_steps=100000", output=job.output)  # fmt: skip
     other.submit("--nodelist=node2")
     assert other.ended(120)["JobState"] == "FAILED"
-    assert other.said(f"{job.output} is job {job.job_id}'s, which still runs")
+    assert other.said(f"{job.output} is in use by job {job.job_id}, which still runs")
 
     # The node: SLURM requeues the job, which finds the ranks of its attempt before still at work, and waits.
     (process, _) = job.ranks()[0]
@@ -374,13 +372,13 @@ def test_lost_ranks_and_a_checkpoint_that_was_cut(beside: dict[str, Future[None]
 
 @pytest.mark.usefixtures("trainings")  # of test_slurm, which go on beside it
 def test_a_limit_in_the_middle_of_an_epoch(pair: tuple[Trained, Trained, Future[Path]]) -> None:
-    """No checkpoint comes in the time that is left: the job goes on at the end of the epoch before."""
+    """No checkpoint is written in the time that is left: the job continues from the end of the previous epoch."""
     limited, _, holding = pair
     reached = holding.result(timeout=600)
-    limited.wait_for("requeued, to go on at", times=2)
+    limited.wait_for("requeued, to continue at", times=2)
     limited.wait_for("attempt 3 on")
-    assert limited.said("requeued, to go on at")[1].endswith(f"to go on at {reached.name}")
-    limited.wait_for(rf"goes on at step {int(reached.stem[-6:])} \({reached.name}\)")
+    assert limited.said("requeued, to continue at")[1].endswith(f"to continue at {reached.name}")
+    limited.wait_for(rf"continues at step {int(reached.stem[-6:])} \({reached.name}\)")
 
 
 def test_a_limit_is_a_pause(pair: tuple[Trained, Trained, Future[Path]], record_property) -> None:
@@ -392,7 +390,7 @@ def test_a_limit_is_a_pause(pair: tuple[Trained, Trained, Future[Path]], record_
     assert job["JobState"] == "COMPLETED", limited.last_words
     restarts = int(job["Restarts"])
     assert restarts >= 2
-    assert len(limited.said("requeued, to go on at")) == restarts
+    assert len(limited.said("requeued, to continue at")) == restarts
     assert len(limited.said("the limit is near")) - restarts in (0, 1)  # the last attempt may end itself, so near
 
     # No step beyond the last end of an epoch is lost, so that each epoch was ended once.

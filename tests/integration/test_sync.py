@@ -174,7 +174,7 @@ def environment(**variables: str) -> dict[str, str]:
 FAULTS: dict[str, Callable[[Front], Any]] = {
     "absent": lambda front: front.stop(),
     "silent": lambda front: front.silence(),
-    "hangs in mid-run": lambda front: front.fail("log-batch", kind="hang", after=3),
+    "hangs in mid-run": lambda front: front.fail("log-batch", kind="timeout", after=3),
     "resets": lambda front: front.fail(kind="reset", after=5, times=2),
     "429": lambda front: front.fail("log-batch", status=429, times=4),
     "429 with Retry-After": lambda front: front.fail("log-batch", status=429, times=4, headers={"Retry-After": "3600"}),
@@ -208,7 +208,7 @@ def test_after_any_fault_the_server_has_the_record_and_nothing_twice(
     status = main(["sync", str(spool.folder)])
     # Five pauses between six attempts, whatever Retry-After says, for each of three bursts.
     assert sum(pauses) <= 3 * sum(0.05 * 2**failures for failures in range(5))
-    assert plain_front.count(fault="hang") <= 3
+    assert plain_front.count(fault="timeout") <= 3
     out, err = capsys.readouterr()
     assert err == ""
     assert out.count("\n") == 1

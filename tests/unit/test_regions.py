@@ -1,4 +1,4 @@
-"""Regions by distance from the LAM's border, and the node attribute made of them, against brute force."""
+"""Regions by distance from the LAM's border, and their node attribute, against brute force."""
 
 from __future__ import annotations
 

@@ -108,11 +108,10 @@ def test_scores_of_planted_errors(untrimmed: Nodes) -> None:
     regions, signed = regions_of(untrimmed, untrimmed, GRIDS["study"].lam)
     areas = cell_areas_km2(untrimmed.points)
     band = Band.along_border(untrimmed.points, untrimmed.in_lam, areas)
-    bins = np.digitize(signed, PROFILE_KM, right=True) - 1
     sizes = dict(zip(PARTS, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)))
     error = np.sum([size * regions[name] for name, size in sizes.items()], axis=0)
     truth = np.stack([np.zeros(len(areas)), np.full(len(areas), 2.0)])
-    found = _of_forecast(truth + np.stack([0 * error, error]), truth, band, areas, regions, bins)
+    found = _of_forecast(truth + np.stack([0 * error, error]), truth, band, areas, regions, signed)
     for name, size in sizes.items():
         assert found["mse"][name] == pytest.approx([size**2])
         assert found["persistence"][name] == pytest.approx([4.0])
@@ -123,7 +122,7 @@ def test_scores_of_planted_errors(untrimmed: Nodes) -> None:
     assert found["profile"][0, (centres > 0) & (centres < 900)] == pytest.approx(16.0)
 
     jump = np.where(untrimmed.in_lam, 0.0, 7.0)
-    found = _of_forecast(truth + np.stack([0 * jump, jump]), truth, band, areas, regions, bins)
+    found = _of_forecast(truth + np.stack([0 * jump, jump]), truth, band, areas, regions, signed)
     assert signed_root(found["error"]["jump"]["squared"]) == pytest.approx([7.0], rel=0.01)
     assert set(found["error"]) == set(MEASURES)
 

@@ -387,7 +387,7 @@ def test_beside_a_training_it_waits_for_a_sync_of_the_user(outputs: Path, server
     training.writer.close(1)
 
 
-def test_a_failure_without_a_drain_is_in_the_ledger_too(
+def test_a_failure_without_a_sender_is_in_the_ledger_too(
     outputs: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(target: dict[str, str]) -> MemoryServer:
