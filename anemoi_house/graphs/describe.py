@@ -10,7 +10,8 @@ import torch
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.boundary.regions import REGIONS, ZONE_KM
+from anemoi_house.boundary.regions import REGIONS
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError, first_line
 from anemoi_house.graphs.coverage import ZONES, DataNodes, reached_nodes
 from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of

@@ -14,7 +14,7 @@ from anemoi.graphs.edges.builders.base import TORCH_CLUSTER_AVAILABLE
 from scipy.sparse import coo_matrix
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     CEILING,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError, first_line
 from anemoi_house.graphs.coverage import (
     FLOOR,
