@@ -40,7 +40,7 @@ from anemoi.datasets.create.creator import Creator
 
 from anemoi_house.datasets import fields, filters, sources
 from anemoi_house.datasets.recipe import archive_entries, recipe
-from anemoi_house.datasets.sources import Request
+from anemoi_house.datasets.request import Request
 from anemoi_house.geometry import HRRR_3KM, HRRR_15KM
 from anemoi_house.study import records
 

@@ -1,11 +1,11 @@
 #!/bin/bash
-# Builds a dataset as jobs of SLURM. In the environment that has anemoi-house:
+# Builds a dataset in parallel with SLURM. In an environment with anemoi-house:
 #
 #     bash build.sh
 #
-# makes what is not there yet, beside this script: the recipe and the empty dataset; and submits the jobs that load the
-# parts of it, and one that finishes it after them. Where a job fails, start it again: what was loaded stays.
-# Account, partition and the like are sbatch's: its variables (SBATCH_ACCOUNT, SBATCH_PARTITION), or lines here.
+# writes the recipe and the empty dataset next to this script unless they exist, and submits jobs that load one part
+# each, followed by one that finishes the dataset. If a job fails, run it again: loaded dates are kept.
+# Set the account, partition and the like with sbatch's variables (SBATCH_ACCOUNT, SBATCH_PARTITION), or in lines here.
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=2
 #SBATCH --mem=4G
@@ -22,17 +22,17 @@ submit() {
     script=./$(basename "$0")
     type sbatch squeue anemoi-datasets anemoi-house >/dev/null
     if [ -n "$(squeue --me --noheader --name="$name")" ]; then
-        echo "$name: there are jobs of this name already; see squeue --me" >&2
+        echo "$name: jobs of this name already exist. See squeue --me." >&2
         exit 1
     fi
     [ -e "$recipe" ] || write_recipe
     if [ ! -e "$dataset" ]; then
-        # Under another name, so that a dataset that is there is one to load into.
+        # Under another name, so that an existing dataset is always ready to be loaded.
         anemoi-datasets init "$recipe" "${dataset%.zarr}.init.zarr" --overwrite
         rm -f "${dataset%.zarr}.init.zarr.lock"
         mv "${dataset%.zarr}.init.zarr" "$dataset"
     else
-        # Says what is left to load, or that the dataset is finished.
+        # Prints what is still to be loaded, or that the dataset is finished.
         anemoi-house missing "$dataset" || [ -e "$dataset/_build" ] || exit 0
     fi
     load=$(sbatch --parsable --job-name="$name" --output="$name-%A_%a.log" --array="1-$parts" "$script" load)
@@ -47,9 +47,9 @@ load() {
 }
 
 finalise() {
-    # The stock command would finish a dataset that is not loaded, too, and leave NaN in it.
+    # Stops here unless all dates are loaded: the stock command would leave the others as NaN.
     anemoi-house missing "$dataset"
-    # The parts' statistics do not count missing dates, and the stock command then fails; without them it reads the data.
+    # The stock command fails on parts' statistics if dates are missing; without them, it reads the data.
     rm -f "$dataset".work_dir/statistics_*.pkl
     anemoi-datasets finalise "$dataset"
 }

@@ -1,14 +1,15 @@
-"""Fields of NOAA's messages as earthkit knows them: decoded when they are read, and checked then."""
+"""NOAA's messages as fields of earthkit: decoded each time they are read, and checked then."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-# Ahead of eccodes, whose bundled libraries take the place of those that are loaded later: pyproj would end the process
-# with a corrupted heap, and SQLite be too old for MLflow's stores.
+# Before eccodes, whose bundled libraries replace those loaded later: pyproj would crash the process with a corrupted
+# heap, and SQLite would be too old for MLflow's stores.
 import sqlite3  # noqa: F401  # isort: skip
 import pyproj  # noqa: F401  # isort: skip
 import eccodes
@@ -18,43 +19,21 @@ from earthkit.data.core.metadata import RawMetadata
 from earthkit.data.sources.array_list import ArrayField
 
 from anemoi_house.datasets.archive import Message
-from anemoi_house.datasets.grib import GribError, check_groups
+from anemoi_house.datasets.grib import check_values
+from anemoi_house.datasets.grid_keys import GRID_KEYS, UNSUPPORTED_SCAN_KEYS
+from anemoi_house.datasets.packing import GribError
 from anemoi_house.geometry import Floats
 from anemoi_house.upstream.errors import CommandError
 
-_GRID_KEYS = (
-    "gridType",
-    "radius",
-    "Ni",
-    "Nj",
-    "Nx",
-    "Ny",
-    "DxInMetres",
-    "DyInMetres",
-    "LaDInDegrees",
-    "LoVInDegrees",
-    "Latin1InDegrees",
-    "Latin2InDegrees",
-    "iDirectionIncrementInDegrees",
-    "jDirectionIncrementInDegrees",
-    "latitudeOfFirstGridPointInDegrees",
-    "longitudeOfFirstGridPointInDegrees",
-    "iScansNegatively",
-    "jScansPositively",
-    "jPointsAreConsecutive",
-    "alternativeRowScanning",
-    "uvRelativeToGrid",
-)
-
 WAY_OUT = (
-    "Nothing of this date was written, what was loaded stays. Go on with `anemoi-datasets load` when the archive is "
-    "mended, or take the date out with `anemoi-house missing`"
+    "Nothing of this date was written; loaded dates are kept. Run `anemoi-datasets load` again once the archive is "
+    "fixed, or declare the date missing with `anemoi-house missing`."
 )
-"""What a user does about a date that cannot be had."""
+"""What to do about a date that cannot be read."""
 
 
 class GribGrid(Geography):
-    """Grid of a message: its definition at once, the coordinates of its points when they are asked for.
+    """Grid of a message. Its definition is read immediately, the coordinates of its points on demand.
 
     Parameters
     ----------
@@ -64,78 +43,70 @@ class GribGrid(Geography):
 
     def __init__(self, message: bytes) -> None:
         self._message = message
-        handle = eccodes.codes_new_from_message(message)
-        try:
-            defined = {key: _key(handle, key) for key in _GRID_KEYS}
-        finally:
-            eccodes.codes_release(handle)
+        with _handle(message) as handle:
+            defined = {key: _key(handle, key) for key in GRID_KEYS}
         self.definition: Mapping[str, Any] = {key: value for key, value in defined.items() if value is not None}
         """Keys of the grid, named as in eccodes."""
 
     def shape(self) -> tuple[int, int]:
-        """(ny, nx)."""
+        """Return (ny, nx)."""
         return self.definition.get("Nj", 0), self.definition.get("Ni", 0)
 
     def describe(self) -> str:
-        """In words, for messages."""
+        """Return a description for messages."""
         ny, nx = self.shape()
         return f"{self.definition.get('gridType')} grid of {ny} x {nx} points"
 
     @property
     def is_in_rows(self) -> bool:
-        """Whether values stand row by row, all in one direction."""
-        return not any(
-            self.definition.get(key) for key in ("iScansNegatively", "jPointsAreConsecutive", "alternativeRowScanning")
-        )
+        """Whether values are stored row by row, all eastward."""
+        return not any(self.definition.get(key) for key in UNSUPPORTED_SCAN_KEYS)
 
     @cached_property
     def _points(self) -> tuple[Floats, Floats]:
-        handle = eccodes.codes_new_from_message(self._message)
-        try:
+        with _handle(self._message) as handle:
             latitudes, longitudes = (eccodes.codes_get_array(handle, key) for key in ("latitudes", "longitudes"))
-        finally:
-            eccodes.codes_release(handle)
         return latitudes, longitudes % 360
 
     def latitudes(self, dtype: Any = None) -> Floats:
-        """Of all points, in degrees."""
+        """Return the latitudes of all points in degrees."""
         return self._points[0] if dtype is None else self._points[0].astype(dtype)
 
     def longitudes(self, dtype: Any = None) -> Floats:
-        """Of all points, in degrees from 0 to 360."""
+        """Return the longitudes of all points in degrees, from 0 to 360."""
         return self._points[1] if dtype is None else self._points[1].astype(dtype)
 
     def resolution(self) -> str:
-        """As in the metadata of a dataset, such as `3km` or `0.25deg`."""
+        """Return the spacing as a dataset's metadata give it, such as `3km` or `0.25deg`."""
         if "DxInMetres" in self.definition:
             return f"{self.definition['DxInMetres'] / 1000:g}km"
         return f"{self.definition.get('iDirectionIncrementInDegrees', 0):g}deg"
 
     def mars_area(self) -> list[float]:
-        """North, west, south and east, in degrees."""
+        """Return north, west, south and east in degrees."""
         lat, lon = self._points
         return [float(lat.max()), float(lon.min()), float(lat.min()), float(lon.max())]
 
     def mars_grid(self) -> None:
-        """MARS has no name for these grids."""
+        """Return None: MARS has no name for these grids."""
 
     def x(self, dtype: Any = None) -> Any:
-        """Not known in general."""
+        """Unknown for these grids."""
         raise NotImplementedError
 
     def y(self, dtype: Any = None) -> Any:
-        """Not known in general."""
+        """Unknown for these grids."""
         raise NotImplementedError
 
     def projection(self) -> None:
-        """Left to the keys of the definition."""
+        """Return None: the keys of the definition give it."""
 
     def bounding_box(self) -> Any:
-        """Not known in general."""
+        """Unknown for these grids."""
         raise NotImplementedError
 
     def gridspec(self) -> Any:
-        """Not known in general."""
+        """Unknown for these grids."""
         raise NotImplementedError
 
     def _unique_grid_id(self) -> Any:
@@ -143,15 +114,15 @@ class GribGrid(Geography):
 
 
 class MessageField(ArrayField):
-    """One field; its message is decoded each time that its values are asked for.
+    """A field whose message is decoded each time its values are read.
 
-    All 83 fields of a date at 3 km would take 1.3 GB as arrays, and 60 MB as messages.
+    All 83 fields of a date at 3 km take 1.3 GB as arrays, but 60 MB as messages.
 
     Parameters
     ----------
     message : Message
     grid : GribGrid
-        Of the message.
+        Grid of the message.
     valid_time : datetime
         UTC.
     """
@@ -171,7 +142,7 @@ class MessageField(ArrayField):
 
 
 class Metadata(RawMetadata):
-    """Metadata with a geography, which earthkit's own in-memory class would copy into every field's dictionary."""
+    """Metadata with a shared geography; earthkit's own in-memory class copies it into every field's dictionary."""
 
     def __init__(self, description: dict[str, Any], geography: Any) -> None:
         super().__init__(description)
@@ -179,22 +150,25 @@ class Metadata(RawMetadata):
 
     @property
     def geography(self) -> Any:
-        """Of the field's grid."""
+        """Grid of the field."""
         return self._geography
 
     def namespaces(self) -> list[str]:
-        """Those of `as_namespace`."""
+        """Return the namespaces of `as_namespace`."""
         return ["default"]
 
     def as_namespace(self, namespace: str | None = None) -> dict[str, Any]:
-        """Keys that describe the variable; anemoi-datasets stores them as `variables_metadata[...].mars`."""
+        """Return the keys that describe the variable; anemoi-datasets stores them as `variables_metadata[...].mars`."""
         if namespace != "default":
             return {}
         return {key: self[key] for key in ("param", "levtype", "levelist") if key in self}
 
 
 def decode(message: Message) -> Floats:
-    """Values of a message, checked.
+    """Decode a message, and check its values.
+
+    GRIB2 has no checksum. But an encoder subtracts the smallest value before it packs, and a damaged message rarely
+    decodes to that value.
 
     Returns
     -------
@@ -203,43 +177,39 @@ def decode(message: Message) -> Floats:
     Raises
     ------
     CommandError
-        For a message that eccodes cannot decode, with missing values, with values that no such variable has, or that
-        its own packing cannot hold: GRIB2 has no checksum, but encoders subtract the smallest value before they pack,
-        and a damaged message rarely comes back to it.
+        If eccodes cannot decode it, values are missing or impossible for the variable, or the smallest value is not
+        that of the packing.
     """
     try:
-        check_groups(message.content)
-    except GribError as wrong:
-        raise _damaged(message, f"it {wrong}") from None
-    try:
-        handle = eccodes.codes_new_from_message(message.content)
-        try:
+        check_values(message.content)
+        with _handle(message.content) as handle:
             missing = eccodes.codes_get(handle, "numberOfMissing")
             values = eccodes.codes_get_values(handle)
-        finally:
-            eccodes.codes_release(handle)
+    except GribError as wrong:
+        raise _damaged(message, f"it {wrong}") from None
     except (eccodes.CodesInternalError, ValueError) as failure:
         raise _damaged(message, f"eccodes cannot decode it ({failure})") from None
     if missing:
         raise _damaged(message, f"{missing:,} of {values.size:,} values are missing")
-    low, high = message.wanted.variable.bounds
+    variable, header = message.wanted.variable, message.header
+    low, high = variable.bounds
     smallest, largest = float(values.min()), float(values.max())
     if not (np.isfinite(smallest) and np.isfinite(largest) and low <= smallest <= largest <= high):
-        units = message.wanted.variable.units
-        raise _damaged(message, f"values from {smallest:g} to {largest:g} {units} are outside {low:g} to {high:g}")
-    if abs(smallest - message.header.smallest) > 2 * message.header.quantum + 1e-9 * abs(smallest):
-        told = f"its smallest value is {smallest:g}, its packing says {message.header.smallest:g}"
-        raise _damaged(message, told)
+        raise _damaged(
+            message, f"values from {smallest:g} to {largest:g} {variable.units} are outside {low:g} to {high:g}"
+        )
+    if abs(smallest - header.smallest) > 2 * header.quantum + 1e-9 * abs(smallest):
+        raise _damaged(message, f"its smallest value is {smallest:g}, but its packing gives {header.smallest:g}")
     return values
 
 
 def _damaged(message: Message, reason: str) -> CommandError:
-    valid_time = message.header.run + message.wanted.forecast.end
+    valid_time = message.header.run + message.wanted.time_range.end
     return CommandError(f"house-noaa: {valid_time:%Y-%m-%dT%H}: {message.where}: damaged: {reason}. {WAY_OUT}")
 
 
 def _description(message: Message, grid: GribGrid, valid_time: datetime) -> dict[str, Any]:
-    """Metadata of one field, under the names that anemoi-datasets asks for."""
+    """Return the metadata of a field under the names that anemoi-datasets reads."""
     wanted = message.wanted
     common = {
         "param": wanted.variable.param,
@@ -253,9 +223,19 @@ def _description(message: Message, grid: GribGrid, valid_time: datetime) -> dict
     surface = {**common, "levtype": "sfc"}
     if wanted.variable.accumulated:
         hour = timedelta(hours=1)
-        start, end = wanted.forecast.start // hour, wanted.forecast.end // hour
+        start, end = wanted.time_range.start // hour, wanted.time_range.end // hour
         surface |= {"startStep": start, "endStep": end, "stepTypeForConversion": "accum"}
     return surface
+
+
+@contextmanager
+def _handle(message: bytes) -> Iterator[Any]:
+    """Yield an eccodes handle of a message, and release it."""
+    handle = eccodes.codes_new_from_message(message)
+    try:
+        yield handle
+    finally:
+        eccodes.codes_release(handle)
 
 
 def _key(handle: Any, key: str) -> Any:

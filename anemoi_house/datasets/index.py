@@ -1,4 +1,4 @@
-"""What stands where in a GRIB file: NOAA's `.idx` files, and the same made from the messages' headers."""
+"""Indexes of GRIB files, which list each field and its bytes: NOAA's `.idx` files, and those made from GRIB headers."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from anemoi_house.datasets.grib import FieldHeader, Forecast
+from anemoi_house.datasets.grib import FieldHeader, TimeRange
 from anemoi_house.errors import HouseError
+from anemoi_house.files import write_whole
 
 LOG = logging.getLogger(__name__)
 
-_REVISION = 1
+_REVISION = 2
 _LINE = re.compile(r"(\d{1,9})(?:\.(\d{1,4}))?:(\d{1,18}):d=(\d{10}):([^:]*):([^:]*):([^:]*)(?::.*)?")
-_UNITS = {"min": 1 / 60, "hour": 1.0, "day": 24.0}
+_HOURS = {"min": 1 / 60, "hour": 1.0, "day": 24.0}
 _INSTANT = re.compile(r"(\d{1,6}) (min|hour|day) fcst")
 _RANGE = re.compile(r"(\d{1,6})-(\d{1,6}) (min|hour|day) (\w+) (?:fcst|anl)")
 
 
 class NoIndexError(HouseError):
-    """What is wrong with an index, as the end of a sentence that begins with its address."""
+    """An index is invalid; the message continues a sentence that begins with its address."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexedField:
     """One field, as an index lists it.
 
     Attributes
@@ -40,14 +40,14 @@ class Entry:
     offset : int
         First byte of its message.
     length : int or None
-        Bytes of the message; None for the last one of an `.idx`, which does not say.
+        Bytes of the message; None for the last one of an `.idx`, which does not give it.
     part : int
-        Place among the fields of a shared message, from 1.
+        Its position among the fields of the message, from 1.
     run : datetime
         Reference time, UTC.
     name, level : str
-    forecast : Forecast or None
-        None where it is something that no variable of the experiments is.
+    time_range : TimeRange or None
+        None for a kind of product that no variable of the experiments is.
     """
 
     offset: int
@@ -56,122 +56,107 @@ class Entry:
     run: datetime
     name: str
     level: str
-    forecast: Forecast | None
+    time_range: TimeRange | None
 
     def __str__(self) -> str:
-        """As messages name it."""
-        return f"{self.name} {self.level} {self.forecast or '(another product)'}"
+        """Return it as messages name it."""
+        return f"{self.name} {self.level} {self.time_range or '(another product)'}"
 
 
-def parse_idx(text: str) -> list[Entry]:
-    """Fields that an `.idx` file lists.
+def parse_idx(text: str) -> list[IndexedField]:
+    """Parse an `.idx` file.
 
-    A message ends where the next different offset begins: fields that share a message have the same one.
+    A message ends where the next larger offset begins: fields that share a message have the same offset.
 
     Raises
     ------
     NoIndexError
-        For anything that is no such file, with the line that is wrong.
+        If it is empty, or a line is invalid.
     """
-    lines = text.splitlines()
-    parsed = [_parsed(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not parsed:
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
         raise NoIndexError("is empty")
-    offsets = [offset for offset, *_ in parsed]
-    for number, (before, after) in enumerate(pairwise(offsets), 2):
-        if after < before:
-            raise NoIndexError(f"line {number}: its offset {after:,} is before that of the line above")
-    entries: list[Entry] = []
-    ends = _ends(offsets)
-    part = 0
-    for position, (offset, run, name, level, forecast) in enumerate(parsed):
-        part = part + 1 if position and offsets[position - 1] == offset else 1
-        end = ends[position]
-        entries.append(Entry(offset, None if end is None else end - offset, part, run, name, level, forecast))
-    return entries
+    fields: list[IndexedField] = []
+    for number, line in lines:
+        offset, run, name, level, time_range = _parsed(number, line)
+        before = fields[-1] if fields else None
+        if before and offset < before.offset:
+            raise NoIndexError(f"line {number}: offset {offset:,} is smaller than the one before it")
+        part = before.part + 1 if before and offset == before.offset else 1
+        fields.append(IndexedField(offset, None, part, run, name, level, time_range))
+    offsets = sorted({field.offset for field in fields})
+    lengths = {start: end - start for start, end in pairwise(offsets)}
+    return [replace(field, length=lengths.get(field.offset)) for field in fields]
 
 
-def from_headers(headers: Iterable[FieldHeader]) -> list[Entry]:
-    """The same from the headers of a file."""
-    return [
-        Entry(header.offset, header.length, header.part, header.run, header.name, header.level, header.forecast)
-        for header in headers
-    ]
-
-
-def find(entries: Sequence[Entry], name: str, level: str, forecast: Forecast) -> Entry | None:
-    """First field of that name, level and time; GFS lists its accumulated rain twice."""
-    for entry in entries:
-        if entry.name == name and entry.level == level and entry.forecast == forecast:
-            return entry
-    return None
-
-
-def _ends(offsets: Sequence[int]) -> list[int | None]:
-    ends: list[int | None] = [None] * len(offsets)
-    for position in range(len(offsets) - 2, -1, -1):
-        following = offsets[position + 1]
-        ends[position] = following if following != offsets[position] else ends[position + 1]
-    return ends
-
-
-def _parsed(number: int, line: str) -> tuple[int, datetime, str, str, Forecast | None]:
+def _parsed(number: int, line: str) -> tuple[int, datetime, str, str, TimeRange | None]:
     match = _LINE.fullmatch(line.strip())
     if match is None:
-        kind = "a web page" if line.lstrip().startswith("<") else "no line of a GRIB index"
+        kind = "a web page" if line.lstrip().startswith("<") else "not a line of a GRIB index"
         raise NoIndexError(f"line {number} is {kind}: {line.strip()[:60]!r}")
-    _, _, offset, date, name, level, forecast = match.groups()
+    _, _, offset, date, name, level, time_range = match.groups()
     try:
         run = datetime.strptime(date, "%Y%m%d%H")
     except ValueError:
-        raise NoIndexError(f"line {number}: {date} is no date") from None
-    return int(offset), run, name, level, parse_forecast(forecast)
+        raise NoIndexError(f"line {number}: {date} is not a date") from None
+    return int(offset), run, name, level, parse_time_range(time_range)
 
 
-def parse_forecast(text: str) -> Forecast | None:
-    """Time of a field from wgrib2's words, such as `anl`, `6 hour fcst` or `0-6 hour acc fcst`."""
+def parse_time_range(text: str) -> TimeRange | None:
+    """Parse the time of a field in wgrib2's words, such as `anl`, `6 hour fcst` or `0-6 hour acc fcst`."""
     if text == "anl":
-        return Forecast(timedelta(0), timedelta(0))
+        return TimeRange(timedelta(0), timedelta(0))
     if match := _INSTANT.fullmatch(text):
-        time = timedelta(hours=int(match[1]) * _UNITS[match[2]])
-        return Forecast(time, time)
+        time = timedelta(hours=int(match[1]) * _HOURS[match[2]])
+        return TimeRange(time, time)
     if match := _RANGE.fullmatch(text):
-        start, end = (timedelta(hours=int(match[k]) * _UNITS[match[3]]) for k in (1, 2))
-        return Forecast(start, end, match[4])
+        start, end = (timedelta(hours=int(match[k]) * _HOURS[match[3]]) for k in (1, 2))
+        return TimeRange(start, end, match[4])
     return None
 
 
-class KeptIndexes:
-    """Indexes that were made from headers, one JSON file each.
+def from_headers(headers: Iterable[FieldHeader]) -> list[IndexedField]:
+    """Return the index of a file that has these headers."""
+    return [IndexedField(h.offset, h.length, h.part, h.run, h.name, h.level, h.time_range) for h in headers]
+
+
+def find(fields: Sequence[IndexedField], name: str, level: str, time_range: TimeRange) -> IndexedField | None:
+    """Return the first field of that name, level and time: GFS lists its accumulated rain twice."""
+    wanted = name, level, time_range
+    return next((field for field in fields if (field.name, field.level, field.time_range) == wanted), None)
+
+
+class IndexCache:
+    """A directory with the indexes that were made from headers, one JSON file each.
 
     Parameters
     ----------
     folder : Path or None
-        None for one in the user's cache folder.
+        None for one in the user's cache directory.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.folder = folder or cache / "anemoi-house" / "indexes"
 
-    def read(self, address: str, size: int, version: str) -> list[Entry] | None:
-        """Index of the file at an address, if one is kept of the same size (bytes) and version."""
+    def read(self, address: str, size: int, version: str) -> list[IndexedField] | None:
+        """Return the index of a file; None if there is none for this size (bytes) and version."""
         try:
-            kept = json.loads(self._path(address).read_text())
-            return [_entry(item) for item in kept["entries"]] if kept["file"] == _file(address, size, version) else None
+            cached = json.loads(self._path(address).read_text())
+            if cached["file"] == _file(address, size, version):
+                return [_from_json(item) for item in cached["fields"]]
         except (OSError, ValueError, KeyError, TypeError):
-            return None
+            pass
+        return None
 
-    def write(self, address: str, size: int, version: str, entries: Sequence[Entry]) -> None:
-        """Keep an index; a folder that cannot be written to is told of in the log."""
-        kept = {"file": _file(address, size, version), "entries": [_item(entry) for entry in entries]}
+    def write(self, address: str, size: int, version: str, fields: Sequence[IndexedField]) -> None:
+        """Store an index. A directory that cannot be written to is only logged."""
+        cached = {"file": _file(address, size, version), "fields": [_as_json(field) for field in fields]}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".", delete=False) as temporary:
-                json.dump(kept, temporary)
-            os.replace(temporary.name, self._path(address))
+            write_whole(self._path(address), json.dumps(cached))
         except OSError as failure:
-            LOG.warning("No index can be kept in %s (%s): it is made anew each time", self.folder, failure.strerror)
+            LOG.warning("Cannot store indexes in %s (%s); each use rebuilds them", self.folder, failure.strerror)
 
     def _path(self, address: str) -> Path:
         return self.folder / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.json"
@@ -181,17 +166,15 @@ def _file(address: str, size: int, version: str) -> dict[str, Any]:
     return {"revision": _REVISION, "address": address, "size": size, "version": version}
 
 
-def _item(entry: Entry) -> dict[str, Any]:
-    item = asdict(entry) | {"run": entry.run.isoformat()}
-    if entry.forecast is not None:
-        seconds = [time.total_seconds() for time in (entry.forecast.start, entry.forecast.end)]
-        item["forecast"] = [*seconds, entry.forecast.process]
-    return item
+def _as_json(field: IndexedField) -> dict[str, Any]:
+    time = field.time_range
+    seconds = time and [time.start.total_seconds(), time.end.total_seconds(), time.process]
+    return asdict(field) | {"run": field.run.isoformat(), "time_range": seconds}
 
 
-def _entry(item: dict[str, Any]) -> Entry:
-    forecast = None
-    if item["forecast"] is not None:
-        start, end, process = item["forecast"]
-        forecast = Forecast(timedelta(seconds=start), timedelta(seconds=end), process)
-    return Entry(**item | {"run": datetime.fromisoformat(item["run"]), "forecast": forecast})
+def _from_json(item: dict[str, Any]) -> IndexedField:
+    time_range = None
+    if item["time_range"] is not None:
+        start, end, process = item["time_range"]
+        time_range = TimeRange(timedelta(seconds=start), timedelta(seconds=end), process)
+    return IndexedField(**item | {"run": datetime.fromisoformat(item["run"]), "time_range": time_range})

@@ -1,15 +1,13 @@
-"""A dataset under construction: what is still to load, and dates that are taken out of it.
+"""Dates of an unfinished dataset: those still to be loaded, and those to be declared missing.
 
-A message that cannot be decoded ends `anemoi-datasets load`, each time that it is started. Declared missing, its date
-costs no more than its own slot: what was loaded stays, and the dataset becomes what a recipe with this date in
-`dates.missing` would have made.
+A message that cannot be decoded ends every `anemoi-datasets load`. Once its date is declared missing, only that date is
+lost: loaded dates are kept, and the dataset becomes the one of a recipe with this date in `dates.missing`.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,17 +20,18 @@ from anemoi.datasets.create.dataset import Dataset
 from anemoi.datasets.create.recipe import Recipe
 from anemoi.datasets.create.recipe.dates import StartEndDates
 
+from anemoi_house.dates import parse_date
 from anemoi_house.errors import HouseError
 
 BUILD = "_build"
-"""Table of anemoi-datasets in a store: `flags` and `shapes`, one of each a group of dates that are loaded together."""
+"""Table of anemoi-datasets in a dataset: `flags` and `shapes`, one of each for a group of dates loaded together."""
 
 _NEXT, _BEFORE = "_build.next", "_build.before"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a dataset is.
+    """How much of a dataset is loaded.
 
     Attributes
     ----------
@@ -40,7 +39,7 @@ class Progress:
     groups : list of list of datetime
         Dates that are loaded together.
     done : list of bool
-        Of each group.
+        Whether each group is loaded.
     """
 
     path: Path
@@ -49,32 +48,32 @@ class Progress:
 
     @property
     def left(self) -> list[datetime]:
-        """Dates that are still to load."""
+        """Dates still to be loaded."""
         return [date for dates, done in zip(self.groups, self.done) if not done for date in dates]
 
     def as_text(self) -> str:
-        """In one line."""
+        """Return it in one line."""
         total, left = sum(map(len, self.groups)), self.left
         if not left:
-            return f"{self.path}: all {total:,} dates are loaded; anemoi-datasets finalise is next"
+            return f"{self.path}: all {total:,} dates are loaded. Next: anemoi-datasets finalise"
         groups = self.done.count(False)
         return (
-            f"{self.path}: {len(left):,} of {total:,} dates are still to load, in {groups:,} of {len(self.done):,} "
-            f"groups, from {left[0]:%Y-%m-%dT%H} to {left[-1]:%Y-%m-%dT%H}"
+            f"{self.path}: {len(left):,} of {total:,} dates are still to be loaded, in {groups:,} of "
+            f"{len(self.done):,} groups, from {left[0]:%Y-%m-%dT%H} to {left[-1]:%Y-%m-%dT%H}"
         )
 
 
 def progress(path: Path) -> Progress:
-    """How far a dataset is; a HouseError for one that is not being built."""
+    """Return how much of a dataset is loaded; raise a HouseError unless it is unfinished."""
     return _Building(path).progress()
 
 
 def declare_missing(path: Path, dates: Sequence[str]) -> Progress:
-    """Take dates out of a dataset that is being built, as if its recipe had listed them as missing.
+    """Declare dates of an unfinished dataset missing, as if its recipe had listed them.
 
-    Whole or not at all: while the two things that make it up, the recipe in the attributes and the table of groups, are
-    exchanged, the table has another name, so that a stock command that is started in between fails. A kill at that
-    moment is mended when this is next called.
+    This happens whole or not at all. While its two halves are replaced, the recipe in the attributes and the table of
+    groups, the table has another name, so that a stock command started meanwhile fails. If the process is killed then,
+    the next call repairs the dataset.
 
     Parameters
     ----------
@@ -85,31 +84,31 @@ def declare_missing(path: Path, dates: Sequence[str]) -> Progress:
     Raises
     ------
     HouseError
-        For a date that is not in the dataset or is loaded already, for groups of dates that would become others, and
-        for a dataset that is not being built.
+        For a date that is not in the dataset or already loaded, if the groups of the other dates would change, or if
+        the dataset is not unfinished.
     """
     building = _Building(path)
-    building.remove([_date(given) for given in dates])
+    building.remove([parse_date(given, "DATE", day_alone=None) for given in dates])
     return building.progress()
 
 
 class _Building:
-    """The store of a dataset that is being built."""
+    """An unfinished dataset."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / ".zgroup").exists() and not (path / "zarr.json").exists():
-            raise HouseError(f"{path}: there is no such dataset; anemoi-datasets init makes one")
+            raise HouseError(f"{path}: is not a dataset. Create one with anemoi-datasets init.")
         self._recover()
         self.dataset = Dataset(str(path), update=True)
         store = self.dataset.store
         if "_recipe" not in store.attrs or "mean" in store:
-            raise HouseError(f"{path}: is finished: nothing of it is to load, and its dates stay as they are")
+            raise HouseError(f"{path}: is finished. Its dates cannot be changed.")
         if BUILD not in store or len(store[BUILD]) < 2:
-            raise HouseError(f"{path}: is not whole: anemoi-datasets init was stopped; run it again with --overwrite")
+            raise HouseError(f"{path}: is incomplete: anemoi-datasets init was stopped. Run it again with --overwrite.")
         self.recipe = Recipe(**store.attrs["_recipe"])
         if not isinstance(self.recipe.dates, StartEndDates):
-            raise HouseError(f"{path}: was made of a recipe without start and end, which missing dates need")
+            raise HouseError(f"{path}: its recipe has no start and end, which missing dates need.")
 
     def progress(self) -> Progress:
         return Progress(self.path, _groups(self.recipe), [bool(done) for done in self.dataset.store[BUILD]["flags"][:]])
@@ -123,18 +122,18 @@ class _Building:
             after = self._recipe_without(dates)
             if _groups(after) != [group for group in kept if group]:
                 raise HouseError(
-                    f"{self.path}: build.group_by: {self.recipe.build.group_by}: without {_told(dates)} the groups of "
-                    "dates would be others, those that are loaded too; begin anew with group_by: daily, and with this "
-                    "in dates.missing"
+                    f"{self.path}: build.group_by: {self.recipe.build.group_by}: without {_stamps(dates)} the groups "
+                    "of dates would change, including loaded ones. Start again with group_by: daily, and with "
+                    "these dates in dates.missing."
                 )
             self._clear(dates)
             self._exchange(after, kept)
-            # The parts' statistics are of dates by their number.
+            # The statistics of parts refer to dates by number.
             for statistics in Path(f"{self.path}.work_dir").glob("statistics_*.pkl"):
                 statistics.unlink()
 
     def _exchange(self, recipe: Recipe, groups: Sequence[Sequence[datetime]]) -> None:
-        """Put another recipe and a table of these groups, less the empty ones, in the place of those that are there."""
+        """Replace the recipe and the table, which gets one row for each of these groups that is not empty."""
         positions = [position for position, group in enumerate(groups) if group]
         table = self.dataset.store[BUILD]
         flags, shapes = table["flags"][:][positions], table["shapes"][:][positions]
@@ -148,16 +147,17 @@ class _Building:
         self.recipe = recipe
 
     def _check(self, date: datetime, before: Progress) -> None:
-        told = f"{self.path}: {_told([date])}:"
+        """Raise a HouseError unless a date can be declared missing."""
+        where = f"{self.path}: {_stamps([date])}:"
         assert isinstance(self.recipe.dates, StartEndDates)
         if date in self.recipe.dates.missing:
-            raise HouseError(f"{told} is missing already")
-        positions = [position for position, group in enumerate(before.groups) if date in group]
-        if not positions:
-            first, last = self.recipe.dates.start, self.recipe.dates.end
-            raise HouseError(f"{told} is no date of this dataset, from {first:%Y-%m-%dT%H} to {last:%Y-%m-%dT%H}")
-        if before.done[positions[0]]:
-            raise HouseError(f"{told} is loaded already; what is loaded stays as it is")
+            raise HouseError(f"{where} is already missing.")
+        done = next((done for dates, done in zip(before.groups, before.done) if date in dates), None)
+        if done is None:
+            ends = (self.recipe.dates.start, self.recipe.dates.end)
+            raise HouseError(f"{where} is not in this dataset, which is from {_stamps(ends, ' to ')}.")
+        if done:
+            raise HouseError(f"{where} is already loaded, and cannot be removed.")
 
     def _recipe_without(self, dates: Sequence[datetime]) -> Recipe:
         content = self.recipe.model_dump(mode="json")
@@ -166,25 +166,25 @@ class _Building:
         return Recipe(**content)
 
     def _metadata(self, recipe: Recipe) -> dict[str, Any]:
-        """Attributes that follow from the missing dates, as `anemoi-datasets init` writes them."""
+        """Return the attributes that depend on the missing dates, as `anemoi-datasets init` writes them."""
         attributes = self.dataset.store.attrs
         content = recipe.model_dump(mode="json")
-        told = attributes["recipe"]["dates"] | {"missing": content["dates"]["missing"]}
+        dates = attributes["recipe"]["dates"] | {"missing": content["dates"]["missing"]}
         return {
             "_recipe": content,
-            "recipe": attributes["recipe"] | {"dates": told},
+            "recipe": attributes["recipe"] | {"dates": dates},
             "missing_dates": content["dates"]["missing"],
             "last_date": str(recipe.make_groups().last_date()),
         }
 
     def _clear(self, dates: Sequence[datetime]) -> None:
-        """Remove what a load that failed has left of some dates."""
+        """Remove what a failed load has left of some dates."""
         data = zarr.open_array(str(self.path), path="data", mode="r+", write_empty_chunks=False)
         for position in np.flatnonzero(np.isin(self.dataset.dates, np.array(sorted(dates), "<M8[s]"))):
             data[position] = np.nan
 
     def _recover(self) -> None:
-        """Finish, or take back, an exchange of the table that was killed."""
+        """Complete or undo a replacement of the table that was killed."""
         if (self.path / BUILD).exists() or not (self.path / _BEFORE).exists():
             return
         store = zarr_open(str(self.path), "r")
@@ -203,12 +203,5 @@ def _groups(recipe: Recipe) -> list[list[datetime]]:
     return [list(group.dates) for group in recipe.make_groups()]
 
 
-def _date(given: str) -> datetime:
-    for form in ("%Y-%m-%dT%H", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"):
-        with suppress(ValueError):
-            return datetime.strptime(given, form)
-    raise HouseError(f"{given}: is no date; give one like 2021-04-01T06")
-
-
-def _told(dates: Sequence[datetime]) -> str:
-    return ", ".join(f"{date:%Y-%m-%dT%H}" for date in dates)
+def _stamps(dates: Sequence[datetime], separator: str = ", ") -> str:
+    return separator.join(f"{date:%Y-%m-%dT%H}" for date in dates)

@@ -1,10 +1,11 @@
-"""The variables of the experiments: what NOAA calls them, and what their values can be.
+"""The variables of the experiments: their names in NOAA's files, and the bounds of their values.
 
-Names of fields and levels are those of wgrib2, which NOAA's `.idx` files are written with.
+Fields and levels are named as by wgrib2, which writes NOAA's `.idx` files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -26,9 +27,9 @@ class Variable:
     code : tuple of int
         Discipline, category and number of GRIB2.
     units : str
-        Of the values in the file, which are not converted.
+        Units in the file. Values are not converted.
     bounds : tuple of float
-        What no true value lies outside of, in these units.
+        Smallest and largest value that can occur, in these units.
     accumulated : bool
         Whether it is a sum over a time range.
     """
@@ -42,7 +43,7 @@ class Variable:
     accumulated: bool = False
 
     def level_name(self, level_hpa: int | None) -> str:
-        """Level as the index names it."""
+        """Return the name of a level in NOAA's index."""
         return self.level if self.level is not None else f"{level_hpa} mb"
 
 
@@ -74,16 +75,16 @@ VARIABLES = {
         Variable("orog", "HGT", "surface", _HEIGHT, "gpm", (-1000.0, 9500.0)),
     )
 }
-"""What the experiments take from the archives, by the experiments' names."""
+"""Variables of the experiments, by their names there."""
 
 NAMES = {variable.code: variable.name for variable in VARIABLES.values()}
-"""NOAA's name for a discipline, category and number."""
+"""NOAA's names by discipline, category and number."""
 
 
-def variable(param: str) -> Variable:
-    """Variable of a name; a HouseError for a name that is not in the table."""
-    if param in VARIABLES:
-        return VARIABLES[param]
-    meant = get_close_matches(str(param), VARIABLES, n=1)
-    hint = f"did you mean {meant[0]}? " if meant else ""
-    raise HouseError(f"param: {param!r} is not known; {hint}give some of {', '.join(VARIABLES)}")
+def variable(param: str, among: Mapping[str, Variable] = VARIABLES) -> Variable:
+    """Return the variable of a name; raise a HouseError for an unknown one."""
+    if param in among:
+        return among[param]
+    meant = get_close_matches(str(param), among, n=1)
+    hint = f"Did you mean {meant[0]}? " if meant else ""
+    raise HouseError(f"param: {param!r} is unknown. {hint}Use some of {', '.join(among)}.")

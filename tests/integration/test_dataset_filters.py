@@ -21,7 +21,10 @@ from noaa.samples import GFS_2P5, HRRR_APCP, NAM, sample
 from pydantic import TypeAdapter
 from pyproj import Geod
 
-from anemoi_house.datasets.filters import HouseCoarsen, HouseFilter, HouseRotateWinds, HouseSameGrid
+from anemoi_house.datasets.filters.base import HouseFilter
+from anemoi_house.datasets.filters.coarsen import HouseCoarsen
+from anemoi_house.datasets.filters.rotate_winds import HouseRotateWinds
+from anemoi_house.datasets.filters.same_grid import HouseSameGrid
 from anemoi_house.geometry import HRRR_15KM, LambertGrid, global_grid
 from anemoi_house.upstream.errors import CommandError
 
@@ -127,18 +130,18 @@ def real_winds(name: str, params: tuple[str, ...]) -> Any:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("coarsen", {"cell": 5}, "house-coarsen has no setting 'cell'; did you mean 'cells'?"),
-        ("coarsen", {"grid": "o32", "cells": 5}, "house-coarsen has no setting 'grid'; it knows cells."),
+        ("coarsen", {"cell": 5}, "house-coarsen: 'cell' is not a setting. Did you mean 'cells'?"),
+        ("coarsen", {"grid": "o32", "cells": 5}, "house-coarsen: 'grid' is not a setting. Use cells."),
         ("coarsen", {}, "house-coarsen: cells: None must be a whole number, 1 or more, such as 5 for blocks"),
         ("coarsen", {"cells": "5"}, "house-coarsen: cells: '5' must be a whole number, 1 or more"),
         ("coarsen", {"cells": 0}, "house-coarsen: cells: 0 must be a whole number, 1 or more"),
-        ("coarsen", 5, "house-coarsen: 5 are no settings; write them as {key: value}."),
+        ("coarsen", 5, "house-coarsen: 5 is not a mapping. Write the settings as {key: value}."),
         ("rotate", {"pairs": "u v"}, "house-rotate-winds: pairs: 'u v' must be a list of pairs of names, such as"),
         ("rotate", {"pairs": [["u"]]}, "house-rotate-winds: pairs: [['u']] must be a list of pairs of names"),
         ("rotate", {"pairs": [["u", 1]]}, "house-rotate-winds: pairs: [['u', 1]] must name each component once"),
         ("rotate", {"pairs": [["u", "u"]]}, "house-rotate-winds: pairs: [['u', 'u']] must name each component once"),
-        ("rotate", {"pair": []}, "house-rotate-winds has no setting 'pair'; did you mean 'pairs'?"),
-        ("same", {"tolerance": 1}, "house-same-grid has no setting 'tolerance'; it has none."),
+        ("rotate", {"pair": []}, "house-rotate-winds: 'pair' is not a setting. Did you mean 'pairs'?"),
+        ("same", {"tolerance": 1}, "house-same-grid: 'tolerance' is not a setting. It has none."),
     ],
 )
 def test_wrong_settings_are_refused_when_the_recipe_is_read(name: str, settings: Any, message: str) -> None:
@@ -268,22 +271,22 @@ def test_every_field_is_read_once_and_let_go() -> None:
 @pytest.mark.parametrize(
     ("grid", "cells", "message"),
     [
-        ({"gridType": "reduced_gg"}, 5, "gridType: 'reduced_gg' cannot be coarsened; it must be 'lambert' or 'regular"),
+        ({"gridType": "reduced_gg"}, 5, "gridType: 'reduced_gg' is not supported. It must be 'lambert' or 'regular"),
         ({"Latin2InDegrees": 45.0}, 5, "LaD, Latin1, Latin2: 38.5, 38.5, 45: only Lambert grids with one standard"),
         ({"LaDInDegrees": 30.0}, 5, "LaD, Latin1, Latin2: 30, 38.5, 38.5: only Lambert grids with one standard"),
         ({"DyInMetres": 4000.0}, 5, "DxInMetres: 3000, DyInMetres: 4000: only Lambert grids of square cells"),
-        ({"jScansPositively": 0}, 5, "jScansPositively: 0: Lambert grids whose rows run north to south are not"),
-        ({"iScansNegatively": 1}, 5, "iScansNegatively: 1: rows that run westward are not supported."),
+        ({"jScansPositively": 0}, 5, "jScansPositively: 0: Lambert grids with southward columns are not"),
+        ({"iScansNegatively": 1}, 5, "iScansNegatively: 1: westward rows are not supported."),
         ({"radius": 6378137}, 5, "radius: 6378137: only grids on a sphere of 6371.229 km are supported."),
-        ({"LoVInDegrees": None}, 5, "its metadata have no 'LoVInDegrees', which is needed for its grid."),
-        ({"Nx": 24}, 5, "its values have the shape (16, 23), but its metadata say 16 x 24."),
+        ({"LoVInDegrees": None}, 5, "metadata 'LoVInDegrees' is missing, which its grid needs."),
+        ({"Nx": 24}, 5, "its values have shape (16, 23), but its metadata give 16 x 24."),
         ({}, 17, "cells: 17: a grid of 16 x 23 points has no block of that size."),
         (GLOBAL_METADATA, 4, "cells: 4 does not divide the 18 spacings from pole to pole."),
-        (GLOBAL_METADATA | {"Ni": 35}, 3, "the longitudes run from 0 to 340: they must go once around, eastward from"),
+        (GLOBAL_METADATA | {"Ni": 35}, 3, "the longitudes run from 0 to 340. They must go once around, eastward from"),
         (
             GLOBAL_METADATA | {"Nj": 17, "latitudeOfFirstGridPointInDegrees": 80.0},
             2,
-            "the latitudes run from 80 to -80: the grid must have points on both poles.",
+            "the latitudes run from 80 to -80. The grid must have points on both poles.",
         ),
     ],
 )
@@ -404,26 +407,26 @@ def test_two_parallels_turn_less_than_the_steeper_one() -> None:
     [
         (
             [("u", {"levelist": 500}), ("v", {"levelist": 850})],
-            "field 'u' at level 500 of 2020-01-01T00:00:00 is relative to its grid, and 'v' of the same level and "
-            "time, also relative to it, is missing: ask the source for both.",
+            "field 'u' at level 500 of 2020-01-01T00:00:00: it is relative to its grid, but 'v' of the same level and "
+            "time is not, or is missing. Read both from the source.",
         ),
         (
             [("v10", {}), ("u10", {"date": 1})],
-            "field 'v10' of 2020-01-01T00:00:00 is relative to its grid, and 'u10' of the same level and time",
+            "field 'v10' of 2020-01-01T00:00:00: it is relative to its grid, but 'u10' of the same level and time",
         ),
         (
             [("u", {}), ("v", {"uvRelativeToGrid": 0})],
-            "field 'u' of 2020-01-01T00:00:00 is relative to its grid, and 'v' of the same level and time",
+            "field 'u' of 2020-01-01T00:00:00: it is relative to its grid, but 'v' of the same level and time",
         ),
-        ([("u", {}), ("u", {})], "field 'u' of 2020-01-01T00:00:00 is there twice."),
+        ([("u", {}), ("u", {})], "field 'u' of 2020-01-01T00:00:00: it occurs twice."),
         (
             [("u", {"gridType": "polar_stereographic"}), ("v", {"gridType": "polar_stereographic"})],
-            "field 'u' of 2020-01-01T00:00:00: uvRelativeToGrid: 1 on gridType: 'polar_stereographic': only winds on "
+            "field 'u' of 2020-01-01T00:00:00: gridType: 'polar_stereographic' is not supported. Only winds on "
             "'lambert' can be rotated.",
         ),
         (
             [("u", {"Latin1InDegrees": None}), ("v", {})],
-            "field 'u' of 2020-01-01T00:00:00: its metadata have no 'Latin1InDegrees', which is needed for its grid.",
+            "field 'u' of 2020-01-01T00:00:00: metadata 'Latin1InDegrees' is missing, which its grid needs.",
         ),
     ],
 )
@@ -467,17 +470,17 @@ def test_points_are_compared_where_they_are_not_the_same_object() -> None:
     [
         (
             lambda: new_field_from_numpy(np.ones(12), template=field(param="u10")),
-            "field 'u10' of 2020-01-01T00:00:00 has no rows and columns but 12 points in a row: a dataset of it cannot "
-            "be trimmed. Take it through filters that keep the shape",
+            "field 'u10' of 2020-01-01T00:00:00: it has 12 points without rows and columns, so that a dataset of it could "
+            "not be trimmed. Use filters that keep the shape",
         ),
         (
             lambda: field(param="u10"),
-            "field 'u10' of 2020-01-01T00:00:00 has 16 x 23 points, and the first field, 't2m' of "
-            "2020-01-01T00:00:00, 3 x 4: anemoi-datasets takes the shape from the first field alone.",
+            "field 'u10' of 2020-01-01T00:00:00: it has 16 x 23 points, but the first field, 't2m' of "
+            "2020-01-01T00:00:00, has 3 x 4. anemoi-datasets takes the shape from the first field alone.",
         ),
         (
             lambda: HouseCoarsen(cells=5).forward([field(1, LAMBERT_METADATA | {"LoVInDegrees": 262.0})])[0],
-            "field 't2m' of 2020-01-01T00:00:00 lies on other points than the first field, 't2m' of",
+            "field 't2m' of 2020-01-01T00:00:00: its points are not those of the first field, 't2m' of",
         ),
     ],
 )
@@ -489,7 +492,7 @@ def test_fields_on_several_grids(other: Any, message: str) -> None:
 
 
 def test_all_in_a_row_is_refused_too() -> None:
-    with pytest.raises(CommandError, match="has no rows and columns but 12 points"):
+    with pytest.raises(CommandError, match="it has 12 points without rows and columns"):
         HouseSameGrid().forward([new_field_from_numpy(np.ones(12), template=field())] * 2)
 
 

@@ -17,9 +17,9 @@ from noaa.samples import GFS_2P5, HRRR_APCP, NAM, sample
 
 from anemoi_house.datasets.grib import (
     FieldHeader,
-    Forecast,
     GribError,
-    check_groups,
+    TimeRange,
+    check_values,
     fields_of,
     message_length,
     split,
@@ -66,9 +66,9 @@ def test_real_files_are_read_as_eccodes_reads_them(name: str) -> None:
     for header, known in zip(ours, theirs):
         assert f"{header.run:%Y%m%d}" == str(known["dataDate"])
         assert header.run.hour * 100 == known["dataTime"]
-        if header.forecast is not None:
-            assert header.forecast.end == int(known["endStep"]) * HOURS
-            assert header.forecast.start == int(known["startStep"]) * HOURS
+        if header.time_range is not None:
+            assert header.time_range.end == int(known["endStep"]) * HOURS
+            assert header.time_range.start == int(known["startStep"]) * HOURS
         if known["shortName"] in WGRIB2_NAMES and known["typeOfLevel"] == "isobaricInhPa":
             assert (header.name, header.level) == (WGRIB2_NAMES[known["shortName"]], f"{known['level']} mb")
             compared += 1
@@ -149,8 +149,8 @@ def test_headers_of_what_we_write() -> None:
         (record.name, record.level) for record in records if record.name != "RH"
     ]
     assert {header.run for header in found} == {RUN}
-    rain = [header.forecast for header in found if header.name == "APCP"]
-    assert rain[0] == Forecast(timedelta(0), 6 * HOURS, "acc")
+    rain = [header.time_range for header in found if header.name == "APCP"]
+    assert rain[0] == TimeRange(timedelta(0), 6 * HOURS, "acc")
 
 
 def test_few_bytes_are_read_for_a_header() -> None:
@@ -175,7 +175,7 @@ def test_few_bytes_are_read_for_a_header() -> None:
         (lambda m: b"BUFR" + m[4:], "holds no GRIB message"),
         (lambda m: m[:7] + b"\x01" + m[8:], "is GRIB edition 1"),
         (lambda m: m[:16] + b"\x00\x00\x00\x00" + m[20:], "does not fit into it"),
-        (lambda m: m[:20] + b"\x09" + m[21:], "a section 9 where it cannot stand"),
+        (lambda m: m[:20] + b"\x09" + m[21:], "a misplaced section 9"),
         (lambda m: m[:30] + b"\x63" + m[31:], "has no valid reference time"),
     ],
 )
@@ -207,18 +207,18 @@ def test_groups_of_real_files_are_whole(name: str) -> None:
     path = sample(name)
     content = path.read_bytes()
     for header in headers(path):
-        check_groups(split(content[header.offset : header.offset + header.length], header))
+        check_values(split(content[header.offset : header.offset + header.length], header))
 
 
 @pytest.mark.parametrize(
     ("octet", "bit", "told"),
     [
-        (20, 6, "states .* bits a value|do not fit|do not fill"),
+        (20, 6, "with .* bits a value|do not fit|do not fill"),
         (32, 6, r"groups for 312 values"),
         (37, 2, "groups"),
-        (46, 0, "has groups of .* values in all, and should have 312"),
-        (48, 3, "states no order of differences"),
-        (49, 5, "states no order of differences"),
+        (46, 0, "has groups of .* values in all; expected 312"),
+        (48, 3, "an invalid order of differences"),
+        (49, 5, "an invalid order of differences"),
     ],
 )
 def test_damaged_groups_are_named(octet: int, bit: int, told: str) -> None:
@@ -227,7 +227,7 @@ def test_damaged_groups_are_named(octet: int, bit: int, told: str) -> None:
     (start,) = [first for number, first, _ in fields_of(bytes(message))[0].sections if number == 5]
     message[start + octet - 1] ^= 1 << bit
     with pytest.raises(GribError, match=told):
-        check_groups(bytes(message))
+        check_values(bytes(message))
 
 
 @settings(max_examples=150, deadline=None)

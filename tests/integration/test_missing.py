@@ -119,7 +119,7 @@ def test_it_becomes_what_a_recipe_with_these_dates_missing_makes(
         stock("load", dataset)
     capsys.readouterr()
     assert main(["missing", str(dataset)]) == 1
-    assert "8 of 12 dates are still to load, in 2 of 3 groups, from 2021-04-02T00 to" in capsys.readouterr().out
+    assert "8 of 12 dates are still to be loaded, in 2 of 3 groups, from 2021-04-02T00 to" in capsys.readouterr().out
 
     assert main(["missing", str(dataset), *(f"{date:%Y-%m-%dT%H}" for date in dates)]) == 0
     assert f"{8 - len(gone)} of {12 - len(gone)} dates" in capsys.readouterr().out
@@ -159,14 +159,16 @@ def test_loads_by_parts_go_on_and_are_finished(dataset: Path, capsys: pytest.Cap
 def test_what_cannot_be_taken_out_is_refused(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stock("load", dataset, parts="1/3")
     before = contents(dataset)
-    assert "2021-04-01T06: is loaded already" in refused(capsys, dataset, "2021-04-01T06")
-    assert "2021-04-04T00: is no date of this dataset, from 2021-04-01T00" in refused(capsys, dataset, "2021-04-04T00")
-    assert "2021-04-02T07: is no date of this dataset" in refused(capsys, dataset, "2021-04-02T12", "2021-04-02T07")
-    assert "2021-04-02: is no date; give one like" in refused(capsys, dataset, "2021-04-02")
-    assert "there is no such dataset" in refused(capsys, dataset.with_name("other.zarr"))
+    assert "2021-04-01T06: is already loaded" in refused(capsys, dataset, "2021-04-01T06")
+    assert "2021-04-04T00: is not in this dataset, which is from 2021-04-01T00 to" in refused(
+        capsys, dataset, "2021-04-04T00"
+    )
+    assert "2021-04-02T07: is not in this dataset" in refused(capsys, dataset, "2021-04-02T12", "2021-04-02T07")
+    assert "DATE: '2021-04-02' is not a date. Give it as" in refused(capsys, dataset, "2021-04-02")
+    assert "is not a dataset. Create one with" in refused(capsys, dataset.with_name("other.zarr"))
     assert contents(dataset) == before
     assert main(["missing", str(dataset), "2021-04-02T12"]) == 0
-    assert "2021-04-02T12: is missing already" in refused(capsys, dataset, "2021-04-02T12")
+    assert "2021-04-02T12: is already missing" in refused(capsys, dataset, "2021-04-02T12")
 
 
 def test_groups_that_would_become_others_are_refused(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,6 +219,6 @@ def test_a_kill_in_between_stops_the_stock_commands_and_is_mended(
     assert main(["missing", str(dataset)]) == 0
 
 
-def test_an_init_that_was_stopped_is_told_of(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_init_that_was_stopped_is_reported(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(dataset / "_build")
-    assert "init was stopped; run it again with --overwrite" in refused(capsys, dataset)
+    assert "init was stopped. Run it again with --overwrite" in refused(capsys, dataset)

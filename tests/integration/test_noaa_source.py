@@ -29,8 +29,9 @@ from pydantic import TypeAdapter
 
 from anemoi_house.datasets.archive import Message, Wanted
 from anemoi_house.datasets.fields import decode
-from anemoi_house.datasets.grib import Forecast, GribError, fields_of
-from anemoi_house.datasets.sources import HouseNoaaSource, Request
+from anemoi_house.datasets.grib import GribError, TimeRange, fields_of
+from anemoi_house.datasets.request import Request
+from anemoi_house.datasets.sources import HouseNoaaSource
 from anemoi_house.datasets.variables import VARIABLES
 from anemoi_house.errors import HouseError
 from anemoi_house.upstream.errors import CommandError
@@ -186,28 +187,32 @@ def test_roots_are_tried_in_their_order(tmp_path: Path) -> None:
 
 
 WRONG = [
-    ({"model": "rap", "param": "sp"}, "model: 'rap' is not known; give one of gfs, hrrr"),
-    ({"param": "sp"}, "model: is missing; give gfs or hrrr"),
-    ({"model": "hrrr", "param": "t2"}, "param: 't2' is not known; did you mean t2m"),
-    ({"model": "hrrr", "param": []}, "param: is empty"),
-    ({"model": "hrrr", "param": "t"}, "level: is missing; t are on pressure levels"),
-    ({"model": "hrrr", "param": "t", "level": ["500hPa"]}, "level: '500hPa' is no pressure in hPa"),
-    ({"model": "hrrr", "param": "sp", "level": [500]}, "none of param is on pressure levels"),
-    ({"model": "hrrr", "param": ["sp", "sp"]}, "names something twice"),
-    ({"model": "hrrr", "param": "accum_tp"}, "is a sum over 0 h, and lead_time is 0h"),
+    ({"model": "rap", "param": "sp"}, "model: 'rap' is unknown. Use gfs or hrrr."),
+    ({"param": "sp"}, "model: missing. Use gfs or hrrr."),
+    ({"model": "hrrr", "param": "t2"}, "param: 't2' is unknown. Did you mean t2m"),
+    ({"model": "hrrr", "param": []}, "param: empty"),
+    ({"model": "hrrr", "param": "t"}, "level: missing. t is on pressure levels; give some"),
+    ({"model": "hrrr", "param": "t", "level": ["500hPa"]}, "level: '500hPa' is not a pressure in hPa"),
+    ({"model": "hrrr", "param": "sp", "level": [500]}, "nothing in param is on pressure levels"),
+    ({"model": "hrrr", "param": ["sp", "sp"]}, "has a duplicate"),
+    ({"model": "hrrr", "param": "accum_tp"}, "is a sum over 0 h, but lead_time is 0h"),
     ({"model": "hrrr", "param": "accum_tp", "lead_time": "6h", "accumulation": "12h"}, "a sum over 12 h"),
-    ({"model": "hrrr", "param": "sp", "lead_time": "soon"}, "lead_time: 'soon' is no time"),
-    ({"model": "hrrr", "param": "sp", "lead_time": "90m"}, "lead_time: '90m' is not in whole hours"),
-    ({"model": "hrrr", "params": "sp"}, "'params' is no key of this source"),
+    ({"model": "hrrr", "param": "sp", "lead_time": "soon"}, "lead_time: 'soon' is not a time"),
+    ({"model": "hrrr", "param": "sp", "lead_time": "90m"}, "lead_time: '90m' must be whole hours"),
+    ({"model": "gfs", "param": "sp", "lead_time": "390h"}, "lead_time: 390h: forecasts of gfs end at 384h."),
+    ({"model": "hrrr", "params": "sp"}, "'params' is not a setting of this source"),
     (
         {"model": "hrrr", "param": "sp", "roots": ["ftp://host"]},
-        "ftp:// is not known; give s3://, https:// or a folder",
+        "ftp:// is not supported. Give s3://, https:// or a directory.",
     ),
-    ({"model": "hrrr", "param": "sp", "roots": [{"file": "x"}]}, "is no root; give an address, or a mapping with url"),
-    ({"model": "hrrr", "param": "sp", "roots": [{"url": "x", "bucket": "y"}]}, "'bucket' is no key of a root"),
-    ({"model": "hrrr", "param": "sp", "roots": [{"url": "x", "files": "{date}"}]}, "'{date}' is no pattern of a file"),
-    ({"model": "hrrr", "param": "sp", "shape": 5}, "shape: 5 is no pair of ny and nx"),
-    ({"model": "hrrr", "param": "sp", "patience_s": 0}, "patience_s: 0 is no number of seconds above 0"),
+    ({"model": "hrrr", "param": "sp", "roots": [{"file": "x"}]}, "is invalid. Give a URL, or a mapping with url."),
+    ({"model": "hrrr", "param": "sp", "roots": [{"url": "x", "bucket": "y"}]}, "'bucket' is not a key of a root"),
+    (
+        {"model": "hrrr", "param": "sp", "roots": [{"url": "x", "files": "{date}"}]},
+        "'{date}' is not a valid pattern of a file",
+    ),
+    ({"model": "hrrr", "param": "sp", "shape": 5}, "shape: 5 is not a pair of ny and nx"),
+    ({"model": "hrrr", "param": "sp", "patience_s": 0}, "patience_s: 0 is invalid. Give a number of seconds above 0."),
 ]
 
 
@@ -222,9 +227,9 @@ def test_a_wrong_key_ends_in_one_line_while_the_recipe_is_read(settings: dict, t
 @pytest.mark.parametrize(
     ("model", "date", "told"),
     [
-        ("hrrr", datetime(2014, 1, 1), "hrrr has no archive before 2014-07-30; set dates.start"),
+        ("hrrr", datetime(2014, 1, 1), "hrrr has no archive before 2014-07-30. Set a later dates.start."),
         ("gfs", datetime(2021, 4, 1, 3), "gfs runs every 6 hours from 00 UTC, not at 03:00"),
-        ("hrrr", datetime(2021, 4, 1, 3, 30), "hrrr runs every 1 hours from 00 UTC, not at 03:30"),
+        ("hrrr", datetime(2021, 4, 1, 3, 30), "hrrr runs every 1 hour from 00 UTC, not at 03:30"),
     ],
 )
 def test_dates_without_a_run_end_in_one_line(tmp_path: Path, model: str, date: datetime, told: str) -> None:
@@ -267,7 +272,7 @@ def section(message: bytes, wanted: int) -> int:
         (lambda m: m[:7] + b"\x01" + m[8:], "is GRIB edition 1"),
         (
             lambda m: flip(m, section(m, 4) + 10, 1),
-            r"the index does not belong to its file; there the message holds var0",
+            r"the index does not belong to its file; the message holds var0",
         ),
         (lambda m: flip(m, section(m, 1) + 15, 2), "the index does not belong to its file"),
         (lambda m: flip(m, section(m, 5) + 11, 6), "damaged: values from .* are outside 140 to 360"),
@@ -275,7 +280,7 @@ def section(message: bytes, wanted: int) -> int:
         (lambda m: flip(m, section(m, 7) + 6, 6), "damaged: "),
         (
             lambda m: encode(SMALL_GFS, Record("TMP", "surface"), DATE, 0),
-            "is on a regular_ll grid of 13 x 24 points, exp",
+            "on a regular_ll grid of 13 x 24 points, expected 18 x 30",
         ),
     ],
 )
@@ -309,7 +314,7 @@ def test_missing_values_end_in_one_line(tmp_path: Path) -> None:
 
 def test_an_index_of_another_file_ends_in_one_line(tmp_path: Path) -> None:
     settings = written(tmp_path, lambda m: m, record=Record("TMP", "500 mb"), idx_of=Record("TMP", "surface"))
-    with pytest.raises(CommandError, match="index does not belong to its file; there the message holds TMP 500 mb"):
+    with pytest.raises(CommandError, match="index does not belong to its file; the message holds TMP 500 mb"):
         fields(**settings)
 
 
@@ -331,5 +336,5 @@ def test_any_bit_turned_gives_values_or_one_line(data: st.DataObject) -> None:
     message = flip(whole, data.draw(st.integers(begin, len(whole) - 1)), data.draw(st.integers(0, 7)))
     with suppress(GribError, CommandError):
         (header,) = fields_of(message)
-        wanted = Wanted(VARIABLES["t_surface"], None, Forecast(timedelta(0), timedelta(0)))
+        wanted = Wanted(VARIABLES["t_surface"], None, TimeRange(timedelta(0), timedelta(0)))
         assert decode(Message(wanted, header, message, "here")).size == 540

@@ -1,7 +1,8 @@
-"""What `anemoi-house scan` finds in an archive with holes, and how it is stopped and goes on."""
+"""What `anemoi-house scan` finds in an archive with holes, and how an interrupted scan continues."""
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -21,9 +22,9 @@ from noaa.servers import Fault, Server, http_server
 
 from anemoi_house.cli import main
 from anemoi_house.datasets import scan as scanning
-from anemoi_house.datasets import stores as places
+from anemoi_house.datasets import scan_state, stores
 from anemoi_house.datasets.recipe import recipe
-from anemoi_house.datasets.sources import _archive
+from anemoi_house.datasets.request import _archive
 
 SMALL = HRRR.thinned(60)
 STEP = timedelta(hours=6)
@@ -55,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(places, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(stores, "FIRST_PAUSE_S", 0.02)
     _archive.cache_clear()
     with http_server(folder) as running:
         yield running
@@ -95,7 +96,7 @@ def test_faults_that_stay_are_missing_dates_with_a_reason(
     report = json.loads((tmp_path / "mine.scan.json").read_text())
     assert (report["good"], report["listed"], report["unknown"]) == (5, 0, [])
     assert [datetime.fromisoformat(entry["date"]) for entry in report["missing"]] == bad
-    reasons = ["has no hrrr.20210401/conus/", "+6h: ", "it is cut short", "does not belong to its file", "HGT 850 mb"]
+    reasons = ["has no hrrr.20210401/conus/", "+6h: ", "it is cut short", "does not belong to it", "HGT 850 mb"]
     for entry, reason in zip(report["missing"], reasons):
         assert reason in entry["reason"]
     text = capsys.readouterr().out
@@ -119,7 +120,7 @@ def test_a_server_that_does_not_answer_makes_no_date_missing(
     assert missing(path) == bad
     report = json.loads((tmp_path / "mine.scan.json").read_text())
     assert [entry["date"] for entry in report["unknown"]] == [date.isoformat() for date in unknown]
-    assert "given up after 0.2 s" in report["unknown"][0]["reason"]
+    assert "gave up after 0.2 s" in report["unknown"][0]["reason"]
     assert "access denied" in report["unknown"][1]["reason"]
 
     server.heal()
@@ -151,17 +152,17 @@ def test_a_wrong_root_leaves_the_recipe_as_it_is(tmp_path: Path, capsys: pytest.
     path = written(tmp_path, str(tmp_path / "empty"))
     before = path.read_text()
     assert main(["scan", str(path)]) == 1
-    assert "not one date is good, so the recipe stays as it is; check its roots" in capsys.readouterr().err
+    assert "no date is good, so the recipe is unchanged. Check its roots" in capsys.readouterr().err
     assert path.read_text() == before
 
     path = written(tmp_path, str(tmp_path / "nowhere"))
     before = path.read_text()
     assert main(["scan", str(path)]) == 1
-    assert "there is no such folder" in capsys.readouterr().out
+    assert "there is no such directory" in capsys.readouterr().out
     assert path.read_text() == before
 
 
-def test_a_scan_that_was_killed_goes_on(tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_scan_continues(tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, server.url)
     assert main(["scan", str(path)]) == 0
     found = missing(path)
@@ -175,7 +176,7 @@ def test_a_scan_that_was_killed_goes_on(tmp_path: Path, server: Server, capsys: 
     state.write_text("\n".join([lines[0], *good[:2], good[2][:30]]))
     server.forget()
     assert main(["scan", str(path)]) == 0
-    assert "2 dates were found good before, 8 are left" in capsys.readouterr().err
+    assert "2 dates are already known to be good, 8 are left" in capsys.readouterr().err
     assert missing(path) == found
     torn = datetime.fromisoformat(json.loads(good[2])["date"])
     assert f"{torn:%Y%m%d%H}" in asked_for(server)
@@ -184,10 +185,10 @@ def test_a_scan_that_was_killed_goes_on(tmp_path: Path, server: Server, capsys: 
     # A recipe of other fields knows nothing of these dates.
     path.write_text(path.read_text().replace("level: [500, 850]", "level: [500]"))
     assert main(["scan", str(path)]) == 0
-    assert "of other requests than the recipe's; beginning anew" in capsys.readouterr().err
+    assert "of other requests than the recipe's; starting again" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path: Path, server: Server) -> None:
+def test_ctrl_c_ends_immediately_and_says_how_to_continue(tmp_path: Path, server: Server) -> None:
     path = written(tmp_path, server.url, 60.0)
     server.inject(Fault(r"hrrr\.20210402/.*t00z.*f00", 503))
     command = [sys.executable, "-m", "anemoi_house", "scan", str(path), "--jobs", "4"]
@@ -201,8 +202,8 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path: Path, server: Serve
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (1, "")
-    told = r"anemoi-house: stopped; 9 of 10 dates are looked at\. The same command goes on from there"
-    assert re.fullmatch(told, err.splitlines()[-1])
+    expected = r"anemoi-house: interrupted after 9 of 10 dates\. Run the same command to continue\."
+    assert re.fullmatch(expected, err.splitlines()[-1])
     assert "Traceback" not in err
     assert missing(path) == []
 
@@ -232,13 +233,13 @@ def without(key: str) -> str:
     ("text", "told"),
     [
         (None, "cannot be read (No such file or directory)"),
-        ("a: [1", "is no YAML"),
-        ("- a\n", "is no recipe"),
+        ("a: [1", "not valid YAML"),
+        ("- a\n", "not a recipe"),
         (without("dates"), "'dates' is required"),
         (without("input"), "has no house-noaa"),
         (recipe("hrrr_15km").replace("frequency: 6h", "frequency: often"), "often"),
-        (recipe("hrrr_15km").replace("model: hrrr", "model: rap"), "model: 'rap' is not known; give one of gfs, hrrr"),
-        (recipe("hrrr_15km").replace("param:", "params:", 1), "'params' is no key of this source"),
+        (recipe("hrrr_15km").replace("model: hrrr", "model: rap"), "model: 'rap' is unknown. Use gfs or hrrr."),
+        (recipe("hrrr_15km").replace("param:", "params:", 1), "'params' is not a setting of this source"),
         (recipe("hrrr_15km").replace("house-noaa", "house-noah"), "house_noah"),
         (recipe("hrrr_15km").replace("2015-02-01", "2013-02-01"), "input.pipe.0.join.0.pipe.0.join.0.house-noaa: hrrr"),
         (recipe("gfs_1deg").replace("frequency: 6h", "frequency: 3h"), "gfs runs every 6 hours"),
@@ -259,11 +260,17 @@ def test_a_recipe_that_is_none_ends_in_one_line(
 
 
 def test_a_state_that_cannot_be_written_ends_in_one_line(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     path = written(tmp_path, str(folder))
-    (tmp_path / "mine.scan.jsonl.partial").mkdir()
-    assert main(["scan", str(path)]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(scan_state, "write_whole", full)
+        assert main(["scan", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert "mine.scan.jsonl: cannot be written (No space left on device)" in error
+    assert error.count("\n") == 1
     assert main(["scan", str(path), "--jobs", "0"]) == 1
-    assert "--jobs 0: give 1 or more" in capsys.readouterr().err
+    assert "--jobs 0: invalid. Give 1 or more" in capsys.readouterr().err

@@ -14,10 +14,11 @@ import pytest
 from noaa.files import HRRR, analysis_records, write_date
 from noaa.servers import Fault, Server, http_server
 
-from anemoi_house.datasets import stores as places
-from anemoi_house.datasets.archive import Archive, model
-from anemoi_house.datasets.sources import Request
-from anemoi_house.datasets.stores import AbsentError, ArchiveError, Place, Root
+from anemoi_house.datasets import stores
+from anemoi_house.datasets.archive import Archive
+from anemoi_house.datasets.models import model
+from anemoi_house.datasets.request import Request
+from anemoi_house.datasets.stores import AbsentError, ArchiveError, Store, StoreSettings
 
 DATE = datetime(2021, 4, 1, 6)
 LEVELS = [500, 850]
@@ -41,11 +42,11 @@ def server(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(stores, "FIRST_PAUSE_S", 0.02)
 
 
 def archive(server: Server, tmp_path: Path, patience_s: float = 1.0) -> Archive:
-    return Archive(model("hrrr"), [Root(server.url)], patience_s, tmp_path)
+    return Archive(model("hrrr"), [StoreSettings(server.url)], patience_s, tmp_path)
 
 
 def fetch(server: Server, tmp_path: Path, patience_s: float = 1.0) -> list[bytes]:
@@ -63,7 +64,7 @@ def sent(server: Server, expected: int, path: str = "") -> int:
 
 @pytest.fixture(scope="module")
 def truth(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    local = Archive(model("hrrr"), [Root(str(folder))], 1.0, tmp_path_factory.mktemp("indexes"))
+    local = Archive(model("hrrr"), [StoreSettings(str(folder))], 1.0, tmp_path_factory.mktemp("indexes"))
     return [message.content for message in local.fetch(DATE, 0, REQUEST.fields)]
 
 
@@ -77,27 +78,27 @@ def test_only_what_is_asked_for_is_fetched(server: Server, folder: Path, tmp_pat
 @pytest.mark.parametrize("kind", [429, 500, 503, "reset", "short", "timeout"])
 @pytest.mark.parametrize("where", [r"\.idx$", r"\.grib2$"])
 def test_what_passes_is_waited_out(server: Server, tmp_path: Path, truth: list[bytes], kind, where: str) -> None:
-    # A request is given up after a third of the patience.
+    # A request is gave up after a third of the patience.
     server.inject(Fault(where, kind, times=1 if kind == "timeout" else 4))
     assert fetch(server, tmp_path, patience_s=3.0 if kind == "timeout" else 20.0) == truth
 
 
-def test_waiting_is_told_of(server: Server, tmp_path: Path, truth: list[bytes], caplog) -> None:
+def test_waiting_is_logged(server: Server, tmp_path: Path, truth: list[bytes], caplog) -> None:
     server.inject(Fault(r"\.grib2$", 503, times=6))
     assert fetch(server, tmp_path, patience_s=20.0) == truth
     assert f"{server.url}/{FILE}: Server returned non-2xx status code: 503" in caplog.text
-    assert "trying again in 0.02 s" in caplog.text
+    assert "retrying in 0.02 s" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        (503, r"503 Service Unavailable.*; given up after 1 s; check that .* is right and can be reached"),
-        ("reset", r"given up after 1 s"),
-        ("short", r"given up after 1 s"),
-        (403, r"access denied; check the root"),
-        (401, r"access denied; check the root"),
-        ("ignore-range", r"the server gives no byte ranges"),
+        (503, r"503 Service Unavailable.*; gave up after 1 s\. Check that .* is correct and reachable"),
+        ("reset", r"gave up after 1 s"),
+        ("short", r"gave up after 1 s"),
+        (403, r"access denied\. Check the root"),
+        (401, r"access denied\. Check the root"),
+        ("ignore-range", r"the server does not support byte ranges"),
     ],
 )
 def test_what_does_not_pass_ends_in_one_line(server: Server, tmp_path: Path, kind, told: str) -> None:
@@ -135,8 +136,8 @@ def test_a_file_with_bytes_too_many_is_not_that_of_its_index(server: Server, fol
     copy.parent.mkdir(parents=True)
     copy.write_bytes((folder / FILE).read_bytes() * 2)
     Path(f"{copy}.idx").write_bytes(Path(f"{folder / FILE}.idx").read_bytes())
-    there = Archive(model("hrrr"), [Root(str(tmp_path / "copy"))], 1.0, tmp_path)
-    with pytest.raises(ArchiveError, match=r"its \.idx is of another file"):
+    there = Archive(model("hrrr"), [StoreSettings(str(tmp_path / "copy"))], 1.0, tmp_path)
+    with pytest.raises(ArchiveError, match=r"its \.idx is another file's"):
         there.check(DATE, 0, REQUEST.fields)
 
 
@@ -148,7 +149,7 @@ def test_a_local_file_that_is_cut_short_is_not_waited_for(
     copy.parent.mkdir(parents=True)
     copy.write_bytes((folder / FILE).read_bytes()[:2000])
     Path(f"{copy}.idx").write_bytes(Path(f"{folder / FILE}.idx").read_bytes())
-    there = Archive(model("hrrr"), [Root(str(tmp_path / "copy"))], 300.0, tmp_path)
+    there = Archive(model("hrrr"), [StoreSettings(str(tmp_path / "copy"))], 300.0, tmp_path)
     for ask in (there.fetch, there.check):
         with pytest.raises(ArchiveError, match="ends before what its index lists: it is cut short"):
             ask(DATE, 0, REQUEST.fields)
@@ -176,10 +177,10 @@ def test_an_index_alone_is_no_file(folder: Path, tmp_path: Path) -> None:
     lone = tmp_path / "copy" / f"{FILE}.idx"
     lone.parent.mkdir(parents=True)
     lone.write_bytes(Path(f"{folder / FILE}.idx").read_bytes())
-    there = Archive(model("hrrr"), [Root(str(tmp_path / "copy"))], 1.0, tmp_path)
-    with pytest.raises(ArchiveError, match=r"is not there, only its \.idx"):
+    there = Archive(model("hrrr"), [StoreSettings(str(tmp_path / "copy"))], 1.0, tmp_path)
+    with pytest.raises(ArchiveError, match=r"does not exist, only its \.idx"):
         there.check(DATE, 0, REQUEST.fields)
-    with pytest.raises(ArchiveError, match="is not there"):
+    with pytest.raises(ArchiveError, match="does not exist"):
         there.fetch(DATE, 0, REQUEST.fields)
 
 
@@ -189,8 +190,10 @@ def test_an_index_of_another_run(folder: Path, tmp_path: Path) -> None:
     copy.write_bytes((folder / FILE).read_bytes())
     text = Path(f"{folder / FILE}.idx").read_text()
     Path(f"{copy}.idx").write_text(text.replace("d=2021040106", "d=2021040112"))
-    there = Archive(model("hrrr"), [Root(str(tmp_path / "copy"))], 1.0, tmp_path)
-    with pytest.raises(ArchiveError, match=r"its \.idx is of the run 2021-04-01T12, not 2021-04-01T06"):
+    there = Archive(model("hrrr"), [StoreSettings(str(tmp_path / "copy"))], 1.0, tmp_path)
+    with pytest.raises(
+        ArchiveError, match=r"has an \.idx that does not belong to it: of the run 2021-04-01T12, not 2021-04-01T06"
+    ):
         there.fetch(DATE, 0, REQUEST.fields)
 
 
@@ -213,7 +216,7 @@ def test_the_second_root_gives_what_the_first_has_damaged(
     server: Server, folder: Path, tmp_path: Path, truth: list[bytes]
 ) -> None:
     server.inject(Fault(r"\.grib2$", "truncated", offset=len(truth[0]), times=None))
-    both = Archive(model("hrrr"), [Root(server.url), Root(str(folder))], 1.0, tmp_path)
+    both = Archive(model("hrrr"), [StoreSettings(server.url), StoreSettings(str(folder))], 1.0, tmp_path)
     messages = both.fetch(DATE, 0, REQUEST.fields)
     assert [message.content for message in messages] == truth
     assert all(str(folder) in message.where for message in messages)
@@ -224,15 +227,15 @@ def test_the_second_root_gives_what_the_first_has_damaged(
     [
         (
             "http://no-such-host.invalid/archive",
-            "given up after 1 s; check that http://no-such-host.invalid/archive is",
+            r"gave up after 1 s\. Check that http://no-such-host.invalid/archive is",
         ),
-        ("http://127.0.0.1:9/archive", "given up after 1 s; check that http://127.0.0.1:9/archive is right"),
-        ("{tmp}/nowhere", "there is no such folder"),
+        ("http://127.0.0.1:9/archive", r"gave up after 1 s\. Check that http://127.0.0.1:9/archive is correct"),
+        ("{tmp}/nowhere", "there is no such directory"),
     ],
 )
 def test_a_root_that_is_none_ends_in_one_line(tmp_path: Path, root: str, told: str) -> None:
     with pytest.raises(ArchiveError, match=told) as failure:
-        Archive(model("hrrr"), [Root(root.format(tmp=tmp_path))], 1.0, tmp_path).fetch(DATE, 0, REQUEST.fields)
+        Archive(model("hrrr"), [StoreSettings(root.format(tmp=tmp_path))], 1.0, tmp_path).fetch(DATE, 0, REQUEST.fields)
     assert "\n" not in str(failure.value)
     assert not isinstance(failure.value, AbsentError)
 
@@ -241,17 +244,17 @@ def test_patience_has_an_end_that_is_kept(server: Server, monkeypatch: pytest.Mo
     """On a clock that stands still between pauses."""
     pauses: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: sum(pauses), sleep=pauses.append)
-    monkeypatch.setattr(places, "time", clock)
+    monkeypatch.setattr(stores, "time", clock)
     server.inject(Fault(".", 503, times=None))
-    with pytest.raises(ArchiveError, match="given up after 2 s"):
-        Place(Root(server.url), patience_s=2.0).get("file")
+    with pytest.raises(ArchiveError, match="gave up after 2 s"):
+        Store(StoreSettings(server.url), patience_s=2.0).get("file")
     assert 1.0 < sum(pauses) <= 2.0 < sum(pauses) + 2 * pauses[-1]
 
 
 def test_touching_ranges_go_as_one_request(server: Server, folder: Path) -> None:
     content = (folder / FILE).read_bytes()
-    place = Place(Root(server.url), 1.0)
-    got = place.ranges(FILE, [(0, 100), (100, 50), (5000, 10)])
+    store = Store(StoreSettings(server.url), 1.0)
+    got = store.ranges(FILE, [(0, 100), (100, 50), (5000, 10)])
     assert got == [content[:100], content[100:150], content[5000:5010]]
     assert sent(server, 160) == 160
     assert sorted(request.sent for request in server.requests) == [10, 150]

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from noaa.files import GFS, HRRR, analysis_records, forecast_records, write_file
 
-from anemoi_house.datasets.grib import Forecast, walk
-from anemoi_house.datasets.index import KeptIndexes, NoIndexError, find, from_headers, parse_forecast, parse_idx
+from anemoi_house.datasets.grib import TimeRange, walk
+from anemoi_house.datasets.index import IndexCache, NoIndexError, find, from_headers, parse_idx, parse_time_range
 
 HOURS = timedelta(hours=1)
 RUN = datetime(2021, 4, 1, 6)
@@ -37,7 +37,7 @@ def test_a_message_ends_where_the_next_other_offset_begins() -> None:
 
 
 def test_the_first_of_two_equal_lines_is_taken() -> None:
-    found = find(parse_idx(LINES), "APCP", "surface", Forecast(0 * HOURS, 6 * HOURS, "acc"))
+    found = find(parse_idx(LINES), "APCP", "surface", TimeRange(0 * HOURS, 6 * HOURS, "acc"))
     assert found is not None
     assert found.offset == 1800000
 
@@ -46,27 +46,27 @@ def test_only_the_range_asked_for_is_found() -> None:
     entries = parse_idx(
         LINES.replace("5:1900000:d=2021040106:APCP:surface:0-6", "5:1900000:d=2021040106:APCP:surface:5-6")
     )
-    assert find(entries, "APCP", "surface", Forecast(5 * HOURS, 6 * HOURS, "acc")).offset == 1900000
-    assert find(entries, "APCP", "surface", Forecast(0 * HOURS, 6 * HOURS, "acc")).offset == 1800000
-    assert find(entries, "APCP", "surface", Forecast(3 * HOURS, 6 * HOURS, "acc")) is None
-    assert find(entries, "TMP", "surface", Forecast(6 * HOURS, 6 * HOURS)) is None
+    assert find(entries, "APCP", "surface", TimeRange(5 * HOURS, 6 * HOURS, "acc")).offset == 1900000
+    assert find(entries, "APCP", "surface", TimeRange(0 * HOURS, 6 * HOURS, "acc")).offset == 1800000
+    assert find(entries, "APCP", "surface", TimeRange(3 * HOURS, 6 * HOURS, "acc")) is None
+    assert find(entries, "TMP", "surface", TimeRange(6 * HOURS, 6 * HOURS)) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "forecast"),
+    ("text", "time_range"),
     [
-        ("anl", Forecast(0 * HOURS, 0 * HOURS)),
-        ("6 hour fcst", Forecast(6 * HOURS, 6 * HOURS)),
-        ("15 min fcst", Forecast(HOURS / 4, HOURS / 4)),
-        ("0-1 day acc fcst", Forecast(0 * HOURS, 24 * HOURS, "acc")),
-        ("6-12 hour ave fcst", Forecast(6 * HOURS, 12 * HOURS, "ave")),
+        ("anl", TimeRange(0 * HOURS, 0 * HOURS)),
+        ("6 hour fcst", TimeRange(6 * HOURS, 6 * HOURS)),
+        ("15 min fcst", TimeRange(HOURS / 4, HOURS / 4)),
+        ("0-1 day acc fcst", TimeRange(0 * HOURS, 24 * HOURS, "acc")),
+        ("6-12 hour ave fcst", TimeRange(6 * HOURS, 12 * HOURS, "ave")),
         ("0-0 day acc f", None),
         ("prob >2.54:5-6 hour", None),
         ("", None),
     ],
 )
-def test_times_in_wgrib2s_words(text: str, forecast: Forecast | None) -> None:
-    assert parse_forecast(text) == forecast
+def test_times_in_wgrib2s_words(text: str, time_range: TimeRange | None) -> None:
+    assert parse_time_range(text) == time_range
 
 
 @pytest.mark.parametrize("model", [GFS.thinned(60), HRRR.thinned(60)])
@@ -86,7 +86,7 @@ def test_headers_give_the_same_as_noaas_index(tmp_path: Path, model, shared_wind
 def _of(entry) -> tuple:
     """All but the length; humidity as wgrib2 calls it is not among the names of the experiments."""
     name = "RH" if entry.name == "var0_1_1" else entry.name
-    return entry.offset, entry.part, entry.run, name, entry.level, entry.forecast
+    return entry.offset, entry.part, entry.run, name, entry.level, entry.time_range
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def _of(entry) -> tuple:
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("<!DOCTYPE html>\n<html>", "line 1 is a web page"),
-        (LINES + "garbage\n", "line 9 is no line of a GRIB index: 'garbage'"),
-        (LINES.replace("d=2021040106:APCP", "d=2021134506:APCP", 1), "line 5: 2021134506 is no date"),
-        (LINES.replace("5:1900000", "5:19"), "line 6: its offset 19 is before that of the line above"),
-        (LINES[:-20], "line 8 is no line of a GRIB index"),
+        (LINES + "garbage\n", "line 9 is not a line of a GRIB index: 'garbage'"),
+        (LINES.replace("d=2021040106:APCP", "d=2021134506:APCP", 1), "line 5: 2021134506 is not a date"),
+        (LINES.replace("5:1900000", "5:19"), "line 6: offset 19 is smaller than the one before it"),
+        (LINES[:-20], "line 8 is not a line of a GRIB index"),
     ],
 )
 def test_what_is_no_index_is_named_by_its_line(text: str, told: str) -> None:
@@ -133,7 +133,7 @@ def test_a_damaged_index_gives_entries_or_one_kind_of_error(data: st.DataObject)
 
 
 def test_an_index_is_kept_for_the_same_file_only(tmp_path: Path) -> None:
-    entries, kept = parse_idx(LINES), KeptIndexes(tmp_path / "new" / "folder")
+    entries, kept = parse_idx(LINES), IndexCache(tmp_path / "new" / "folder")
     assert kept.read("s3://bucket/file", 10, "etag") is None
     kept.write("s3://bucket/file", 10, "etag", entries)
     assert kept.read("s3://bucket/file", 10, "etag") == entries
@@ -147,5 +147,5 @@ def test_an_index_is_kept_for_the_same_file_only(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to_costs_the_index_alone(tmp_path: Path, caplog) -> None:
     (tmp_path / "file").write_text("in the way")
-    KeptIndexes(tmp_path / "file").write("s3://bucket/file", 10, "etag", parse_idx(LINES))
-    assert "it is made anew each time" in caplog.text
+    IndexCache(tmp_path / "file").write("s3://bucket/file", 10, "etag", parse_idx(LINES))
+    assert "each use rebuilds them" in caplog.text

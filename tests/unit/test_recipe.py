@@ -15,7 +15,7 @@ from anemoi.datasets.create.recipe import Recipe
 
 from anemoi_house.cli import main
 from anemoi_house.datasets.recipe import add_missing, archive_entries, names, recipe
-from anemoi_house.datasets.sources import Request
+from anemoi_house.datasets.request import Request
 from anemoi_house.errors import HouseError
 from anemoi_house.shipped import config_folder
 
@@ -105,16 +105,16 @@ def test_other_levels_and_roots_reach_every_source_that_has_them(capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["hrrr_3km"], "there are gfs_1deg, hrrr_15km"),
-        (["hrrr_15km", "--start", "yesterday"], "--start yesterday: is no date; give one like 2021-04-01"),
-        (["hrrr_15km", "--end", "2021-02-30"], "--end 2021-02-30: is no date"),
-        (["hrrr_15km", "--start", "2021-04-01T03"], "not on the 6 h cycle; give T00, T06, T12 or T18"),
+        (["hrrr_3km"], "is not a recipe. Use gfs_1deg or hrrr_15km."),
+        (["hrrr_15km", "--start", "yesterday"], "--start: 'yesterday' is not a date. Give it as"),
+        (["hrrr_15km", "--end", "2021-02-30"], "--end: '2021-02-30' is not in the calendar"),
+        (["hrrr_15km", "--start", "2021-04-01T03"], "not on the 6 h cycle. Give T00, T06, T12 or T18"),
         (["hrrr_15km", "--start", "2021-04-02", "--end", "2021-04-01"], "the end is before the start"),
         (["hrrr_15km", "--start", "2025-01-01"], "--end 2024-01-31T18: the end is before the start"),
-        (["hrrr_15km", "--levels", "500", "low"], "--levels 500 low: give different pressures in whole hPa"),
-        (["hrrr_15km", "--levels", "500", "500"], "--levels 500 500: give different pressures"),
-        (["hrrr_15km", "--root", "ftp://host"], "ftp:// is not known"),
-        (["hrrr_15km", "--sbatch", "0"], "--sbatch 0: give the number of parts"),
+        (["hrrr_15km", "--levels", "500", "low"], "--levels 500 low: invalid. Give different pressures in whole hPa"),
+        (["hrrr_15km", "--levels", "500", "500"], "--levels 500 500: invalid. Give different pressures"),
+        (["hrrr_15km", "--root", "ftp://host"], "ftp:// is not supported"),
+        (["hrrr_15km", "--sbatch", "0"], "--sbatch 0: invalid. Give the number of parts"),
         (["hrrr_15km", "--sbatch", "2", "--output", "x.nc"], "ends in .zarr"),
         (["hrrr_15km", "--account", "mine"], "--account: is only valid with --sbatch N"),
     ],
@@ -186,11 +186,11 @@ def test_missing_dates_go_below_the_other_keys(tmp_path: Path) -> None:
     assert yaml.safe_load(path.read_text())["dates"]["missing"] == [datetime(2021, 4, 1, 6)]
 
 
-def test_missing_dates_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+def test_missing_dates_that_cannot_be_written_are_printed(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = "some: &them [2021-04-02T00:00:00]\ndates: {missing: *them}\n"
     path.write_text(text)
-    with pytest.raises(HouseError, match="write into its missing yourself: 2021-04-01T06:00:00"):
+    with pytest.raises(HouseError, match="Add these to its missing: 2021-04-01T06:00:00"):
         add_missing(path, [datetime(2021, 4, 1, 6)])
     assert path.read_text() == text
 
@@ -274,7 +274,7 @@ def test_batch_script_builds_resumes_and_stops_when_it_is_done(
     assert (folder / "read.yaml").read_text() == "edited: true\n"
 
     (folder / "busy").touch()
-    assert "jobs of this name already" in run().stderr
+    assert "jobs of this name already exist" in run().stderr
     (folder / "busy").unlink()
 
     for name in ("corrupt", "failed"):

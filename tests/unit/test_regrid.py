@@ -89,7 +89,7 @@ def test_blocks_of_hrrr_agree_with_polygons_on_the_sphere() -> None:
     ("shape", "cells", "message"),
     [
         ((4, 9), 5, "cells: 5: a grid of 4 x 9 points has no block of that size."),
-        ((45,), 5, "blocks need rows and columns, and the values have the shape (45,)."),
+        ((45,), 5, "blocks need rows and columns, but the values have shape (45,)."),
         ((9, 9), 0, "cells: 0 must be a whole number, 1 or more, such as 5 for blocks of 5 x 5 points."),
         ((9, 9), 2.5, "cells: 2.5 must be a whole number, 1 or more, such as 5 for blocks of 5 x 5 points."),
     ],
@@ -211,15 +211,15 @@ LAT, LON = nodes(10)
 @pytest.mark.parametrize(
     ("lat", "lon", "cells", "message"),
     [
-        (LAT[1:-1], LON, 3, "the latitudes run from 80 to -80: the grid must have points on both poles."),
-        (LAT, LON[:18], 3, "the longitudes run from 0 to 170: they must go once around, eastward from 0."),
-        (LAT, LON - 180, 3, "the longitudes run from -180 to 170: they must go once around, eastward from 0."),
+        (LAT[1:-1], LON, 3, "the latitudes run from 80 to -80. The grid must have points on both poles."),
+        (LAT, LON[:18], 3, "the longitudes run from 0 to 170. They must go once around, eastward from 0."),
+        (LAT, LON - 180, 3, "the longitudes run from -180 to 170. They must go once around, eastward from 0."),
         (LAT, LON, 4, "cells: 4 does not divide the 18 spacings from pole to pole."),
-        (LAT**3 / 8100, LON, 3, "the latitudes are not equally spaced; only regular global grids can be averaged"),
-        (LAT, LON**2 / 350, 3, "the longitudes are not equally spaced; only regular global grids can be averaged"),
-        (LAT[::2], LON, 3, "the spacing is 20 degrees in latitude and 10 in longitude: it must be the same."),
+        (LAT**3 / 8100, LON, 3, "the latitudes are not equally spaced. Only regular global grids are supported"),
+        (LAT, LON**2 / 350, 3, "the longitudes are not equally spaced. Only regular global grids are supported"),
+        (LAT[::2], LON, 3, "the spacing is 20 degrees in latitude and 10 in longitude. Both must be equal."),
         (LAT, LON, 19, "cells: 19: a grid of 19 x 36 points has no cell of that size."),
-        (LAT[:, None], LON, 3, "latitudes and longitudes must be rows of numbers, and have 2 and 1 axes."),
+        (LAT[:, None], LON, 3, "latitudes and longitudes must have one axis, not 2 and 1."),
         (LAT, LON, True, "cells: True must be a whole number, 1 or more, such as 5 for blocks of 5 x 5 points."),
     ],
 )
@@ -231,7 +231,7 @@ def test_grids_without_cells(lat: np.ndarray, lon: np.ndarray, cells: int, messa
 
 
 def test_values_of_another_grid() -> None:
-    with pytest.raises(HouseError, match=r"values have the shape \(18, 36\), and the grid \(19, 36\)\."):
+    with pytest.raises(HouseError, match=r"values have shape \(18, 36\), but the grid has \(19, 36\)\."):
         ConservativeCells(LAT, LON, 3)(np.ones((18, 36)))
 
 
@@ -279,5 +279,5 @@ def test_rotating_means_is_nearly_rotating_before() -> None:
 
 def test_winds_of_another_grid() -> None:
     rotation = LambertRotation(np.zeros((2, 3)), (25.0, 25.0), 0.0)
-    with pytest.raises(HouseError, match=r"shapes \(2, 3\) and \(6,\), and the grid \(2, 3\)"):
+    with pytest.raises(HouseError, match=r"shapes \(2, 3\) and \(6,\), but the grid has \(2, 3\)"):
         rotation(np.ones((2, 3)), np.ones(6))
