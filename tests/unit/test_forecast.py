@@ -275,20 +275,20 @@ def test_checkpoints_that_cannot_forecast(checkpoint, data, tmp_path):
     opened = open_dataset(**arguments_of(*data))
     said = metadata_of(*data)
     for options, message in (
-        ({"model": b"weights"}, r"a checkpoint without its graph \(nodes and edges"),
-        ({"arrays": False}, r"a checkpoint without its graph \(the latitudes and longitudes of its nodes"),
-        ({"model": b"pytorch-lightning_version HeteroData"}, r"take the inference-\*\.ckpt beside it"),
+        ({"model": b"weights"}, r"has no graph \(nodes and edges"),
+        ({"arrays": False}, r"has no graph \(the latitudes and longitudes of its nodes"),
+        ({"model": b"pytorch-lightning_version HeteroData"}, r"use the inference-\*\.ckpt next to it"),
     ):
         with pytest.raises(HouseError, match=message):
             asked(checkpoint_of(tmp_path, said, opened, **options))
     several = said | {"metadata_inference": {"dataset_names": ["a", "b"]}}
-    with pytest.raises(HouseError, match="of 2 named datasets"):
+    with pytest.raises(HouseError, match="has 2 named datasets"):
         find_run(checkpoint_of(tmp_path, several, opened)).check_whole()
     whole = checkpoint_of(tmp_path, said, opened)
     whole.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(HouseError, match="cut short"):
         find_run(whole)
-    with pytest.raises(HouseError, match=r"no inference-last\.ckpt lies below it"):
+    with pytest.raises(HouseError, match=r"contains no inference-last\.ckpt"):
         find_run(tmp_path / "nothing")
 
 
