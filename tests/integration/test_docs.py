@@ -338,5 +338,18 @@ def test_links_and_pictures_exist() -> None:
             assert "://" in target or (page.parent / target).is_file(), f"{page.name}: {target}"
 
 
+def test_built_pages_need_no_network(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", ROOT / "docs", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in PAGES[1:]:
+        text = (tmp_path / page.with_suffix(".html").name).read_text()
+        assert not re.search(r"<(script|img)[^>]* src=[\"'](https?:)?//", text), page.name
+        assert not re.search(r"<link[^>]* rel=[\"']stylesheet[\"'][^>]* href=[\"'](https?:)?//", text), page.name
+    boundary = (tmp_path / "boundary.html").read_text()
+    assert boundary.count("<math") > 20
+    assert 'class="overline"' in boundary
+
+
 if __name__ == "__main__":
     Path(sys.argv[2]).write_text(json.dumps(run_blocks(Path(sys.argv[1]))))
