@@ -12,7 +12,7 @@ from forecasts.fabricate import fabricate
 from scipy.spatial import SphericalVoronoi
 from small_grids import globe_grid, haversine_km, unit_vectors
 
-from anemoi_house.scores.common_nodes import Widths
+from anemoi_house.scores.grid import Widths
 
 WIDTHS = Widths(400.0, 600.0)
 LEADS_H = (0, 6, 12)

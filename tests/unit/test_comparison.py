@@ -11,9 +11,11 @@ from small_forecasts import DATES, LEADS_H, WIDTHS, Analyses, World, verify, wor
 
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import forecasts_of
-from anemoi_house.report.summary import figures, numbers, plain, summary
-from anemoi_house.scores.common_nodes import Widths
-from anemoi_house.scores.comparison import Compared, RunComparison, Settings, compare
+from anemoi_house.report.numbers import numbers, plain, summary
+from anemoi_house.scores.comparison import RunComparison, compare
+from anemoi_house.scores.grid import Widths
+from anemoi_house.scores.runs import Compared, Settings
+from anemoi_house.words import significant
 
 WHOLE, TRIMMED = world(), world(trim=2)
 SETTINGS = Settings(widths=WIDTHS)
@@ -49,7 +51,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> RunComparison:
 
 
 def test_errors_that_are_constant_on_either_side_have_their_scores(steps: RunComparison) -> None:
-    squares, plain_ = steps.scores["one"].squares, steps.scores["one"].plain
+    squares = steps.scores["one"].values
     for place, (lead, grown) in enumerate(zip(LEADS_H, (np.nan, 2.0, 3.0))):
         if not lead:
             assert np.isnan(squares["jump"][0, place]).all()
@@ -59,11 +61,11 @@ def test_errors_that_are_constant_on_either_side_have_their_scores(steps: RunCom
         np.testing.assert_allclose(squares["rmse_outer_ring"][0, place], grown**2, rtol=1e-5)
         np.testing.assert_allclose(squares["rmse_outside"][0, place], grown**2, rtol=1e-5)
         np.testing.assert_allclose(squares["jump"][0, place], (2 * grown) ** 2, rtol=1e-4)
-        np.testing.assert_allclose(plain_["drift"][0, place], 3 * grown, rtol=1e-5)
-    np.testing.assert_allclose(steps.scores["two"].squares["jump"][0, 1:], 0.25, rtol=1e-3)
-    profile = np.sqrt(steps.scores["one"].profile[0, 1, 0])
+        np.testing.assert_allclose(squares["drift"][0, place], 3 * grown, rtol=1e-5)
+    np.testing.assert_allclose(steps.scores["two"].values["jump"][0, 1:], 0.25, rtol=1e-3)
+    profile = np.sqrt(steps.scores["one"].values["profile"][0, 0, 0])
     middles = (steps.grids["one"].bins_km[1:] + steps.grids["one"].bins_km[:-1]) / 2
-    np.testing.assert_allclose(profile, np.where(middles < 0, 6, 2), rtol=1e-5)
+    np.testing.assert_allclose(profile, np.where(middles < 0, 9, 3), rtol=1e-5)
 
 
 @pytest.mark.parametrize("centre", [(89.0, 20.0), (52.0, 179.0)])
@@ -77,15 +79,15 @@ def test_a_lam_at_a_pole_or_across_the_date_line_has_the_same_scores(
     ]
     found = of_runs(*folders, worlds={"one": where, "two": trimmed})
     for run_id in ("one", "two"):
-        squares = found.scores[run_id].squares
+        squares = found.scores[run_id].values
         assert squares["jump"][0, 2, 0] == pytest.approx(4, rel=1e-3)
         assert squares["common_rmse_inner_ring"][0, 2, 0] == pytest.approx(9, rel=1e-5)
         assert squares["common_rmse_outer_ring"][0, 2, 0] == pytest.approx(1, rel=1e-5)
-    assert found.shared.trimmed_nodes == 320 - 12 * 16
+    assert found.common.trimmed_nodes == 320 - 12 * 16
 
 
 def test_the_analysis_has_the_same_index_with_and_without_a_forecast(steps: RunComparison) -> None:
-    squares = steps.scores["one"].squares
+    squares = steps.scores["one"].values
     np.testing.assert_allclose(squares["forecast_jump"][0, 0], squares["analysis_jump"][0, 0], rtol=1e-6)
 
 
@@ -105,7 +107,7 @@ def test_scores_of_rings_against_brute_force(tmp_path: Path) -> None:
         }
         for name, there in regions.items():
             expected = np.average(error[there] ** 2, weights=where.areas[there])
-            assert found.scores[run_id].squares[f"rmse_{name}"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
+            assert found.scores[run_id].values[f"rmse_{name}"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
 
     # The common places: the trimmed LAM's inner ring, as nodes of the whole one, by their rows and columns.
     rows, columns = np.divmod(np.arange(320), 20)
@@ -114,13 +116,13 @@ def test_scores_of_rings_against_brute_force(tmp_path: Path) -> None:
     ring = np.flatnonzero(inside)
     ring = ring[WHOLE.km_to(np.flatnonzero(rim))[ring] <= WIDTHS.inner_km]
     expected = np.average(noise(WHOLE, "gh_500", DATES[0], 12)[ring] ** 2, weights=WHOLE.areas[ring])
-    assert found.scores["one"].squares["common_rmse_inner_ring"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
-    of_trimmed = found.scores["two"].squares
+    assert found.scores["one"].values["common_rmse_inner_ring"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
+    of_trimmed = found.scores["two"].values
     assert of_trimmed["common_rmse_lam_interior"][0, 2, 0] == pytest.approx(
         of_trimmed["rmse_lam_interior"][0, 2, 0], rel=1e-3
     )
-    assert (found.shared.lam_nodes, found.shared.trimmed_nodes) == (12 * 16, 320 - 12 * 16)
-    for one, two in zip(*found.shared.nodes):
+    assert (found.common.lam_nodes, found.common.trimmed_nodes) == (12 * 16, 320 - 12 * 16)
+    for one, two in zip(*found.common.nodes):
         assert WHOLE.latitudes[one] == pytest.approx(TRIMMED.latitudes[two])
         assert WHOLE.longitudes[one] == pytest.approx(TRIMMED.longitudes[two])
 
@@ -204,7 +206,7 @@ def test_values_that_are_missing_are_named_and_their_field_left_out_for_every_ru
     )  # fmt: skip
     assert np.flatnonzero(fault.missing).tolist() == list(range(5, 12))
     for run_id in ("one", "two"):
-        missing = np.isnan(found.scores[run_id].squares["jump"])
+        missing = np.isnan(found.scores[run_id].values["jump"])
         assert np.argwhere(missing[:, 1:]).tolist() == [[1, 1, 1]]
         assert ("t_850", np.datetime64(DATES[1], "s")) not in found.scores[run_id].squared_error
 
@@ -225,7 +227,7 @@ def test_a_diagnostic_variable_has_no_initial_state_and_that_is_no_fault(tmp_pat
 def test_dates_without_analyses_have_no_errors_but_an_index_of_the_forecast(tmp_path: Path) -> None:
     folder = write_run(tmp_path, WHOLE, step(2, 1), run_id="one", dates=DATES[:2])
     found = of_runs(folder, worlds={"one": WHOLE}, missing=["2020-01-02T12"])
-    squares = found.scores["one"].squares
+    squares = found.scores["one"].values
     assert np.isnan(squares["jump"][0, 2]).tolist() == [False, True]
     assert np.isfinite(squares["forecast_jump"]).all()
     assert [str(date)[:13] for date in found.unverified] == ["2020-01-02T12"]
@@ -263,11 +265,11 @@ def test_lead_times_and_dates_that_some_lack_are_named_and_left_out(tmp_path: Pa
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"dates": ["2020-03-01T00"]}, r"no starting date is in all runs: nbd \(one\) .*; tnbd \(two\) has 2020-03"),
-        ({"leads_h": (0, 3)}, r"no lead time is in all forecasts: .*\+12 h; tnbd \(two\) has \+0 h \+3 h"),
-        ({"variables": ("t_850",)}, r"no variable is in all forecasts: nbd \(one\) has gh_500; tnbd \(two\) has t_850"),
-        ({"where": world(centre=(-20.0, 100.0))}, r"the LAMs of .* have no node in common"),
-        ({"where": world(trim=2, globe_step=4.0)}, r"outside the LAM are none of .*: another global grid"),
+        ({"dates": ["2020-03-01T00"]}, r"no starting date in common: nbd \(one\) .*; tnbd \(two\) has 2020-03"),
+        ({"leads_h": (0, 3)}, r"no lead time in common: .*\+12 h; tnbd \(two\) has \+0 h \+3 h"),
+        ({"variables": ("t_850",)}, r"no variable in common: nbd \(one\) has gh_500; tnbd \(two\) has t_850"),
+        ({"where": world(centre=(-20.0, 100.0))}, r"the LAMs of .* share no node"),
+        ({"where": world(trim=2, globe_step=4.0)}, r"outside the LAM are not in .*: the global grids differ"),
         ({"run_id": "one"}, "one: given more than once"),
     ],
 )  # fmt: skip
@@ -301,7 +303,7 @@ def test_what_is_asked_for_must_be_there(tmp_path: Path, settings: Settings, mes
     [(0.0, "0"), (1.0, "1.00"), (-0.12345, "−0.123"), (12345.6, "12,346"), (1e-5, "1.00e-05"), (None, "–")],
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
-    assert figures(value) == text
+    assert significant(value) == text
 
 
 def test_json_holds_plain_numbers_alone() -> None:
