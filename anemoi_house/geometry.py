@@ -21,7 +21,7 @@ Bools = NDArray[np.bool_]
 
 
 def to_cartesian(latitudes: ArrayLike, longitudes: ArrayLike) -> Floats:
-    """Points on the unit sphere.
+    """Convert latitudes and longitudes to points on the unit sphere.
 
     Parameters
     ----------
@@ -38,25 +38,25 @@ def to_cartesian(latitudes: ArrayLike, longitudes: ArrayLike) -> Floats:
 
 
 def to_latlon(points: ArrayLike) -> tuple[Floats, Floats]:
-    """Latitudes and longitudes (0 to 360), in degrees, of points of shape (n, 3) on the unit sphere."""
+    """Convert points of shape (n, 3) on the unit sphere to latitudes and longitudes (0 to 360) in degrees."""
     x, y, z = np.asarray(points, dtype=np.float64).T
     return np.rad2deg(np.arctan2(z, np.hypot(x, y))), np.rad2deg(np.arctan2(y, x)) % 360
 
 
 def chord(distance_km: ArrayLike) -> Floats:
-    """Length of the straight line, on the unit sphere, below a great circle of `distance_km`."""
+    """Return the length of the chord, on the unit sphere, below a great circle of `distance_km`."""
     angle = np.minimum(np.asarray(distance_km, dtype=np.float64) / EARTH_RADIUS_KM, np.pi)
     return 2 * np.sin(angle / 2)
 
 
 def great_circle_km(chords: ArrayLike) -> Floats:
-    """Great-circle distance in km for straight lines on the unit sphere: the inverse of `chord`."""
+    """Return great-circle distances in km for chords on the unit sphere: the inverse of `chord`."""
     half = np.clip(np.asarray(chords, dtype=np.float64) / 2, 0, 1)
     return 2 * EARTH_RADIUS_KM * np.arcsin(half)
 
 
 def distance_to_km(points: Floats, others: Floats, within_km: float = np.inf) -> Floats:
-    """Distance from each point to the nearest of `others`.
+    """Return the distance from each point to the nearest of `others`.
 
     Parameters
     ----------
@@ -65,9 +65,8 @@ def distance_to_km(points: Floats, others: Floats, within_km: float = np.inf) ->
     others : ndarray, shape (m, 3)
         On the unit sphere.
     within_km : float
-        Points farther away than this get `inf`. Give it where `points` reach far beyond
-        `others`: on a sphere everything far is about equally far, so that the search
-        tree cannot prune and a query without a bound takes minutes on a million points.
+        Points farther away get `inf`. Give it if `points` extend far beyond `others`: distant points on a sphere are
+        about equally far, so that the search tree cannot prune and takes minutes for a million points.
 
     Returns
     -------
@@ -82,17 +81,16 @@ def distance_to_km(points: Floats, others: Floats, within_km: float = np.inf) ->
     return distances
 
 
-def edge_of(points: Floats, inside: Bools) -> Bools:
-    """Points of a region that have a neighbour outside of it: its edge.
+def border_of(points: Floats, inside: Bools) -> Bools:
+    """Return the border of a region: its points that have a neighbour outside.
 
-    Neighbours are those of the Delaunay triangulation on the sphere, which for points on a sphere is their convex
-    hull. So the region may have any shape, hold a pole or cross the date line, and its points may be denser than those
-    around it.
+    Neighbours are those of the Delaunay triangulation on the sphere, which is the convex hull of the points. So the
+    region may have any shape, contain a pole or cross the date line, and its points may be denser than those around it.
 
     Parameters
     ----------
     points : ndarray, shape (n, 3)
-        On the unit sphere, without two alike.
+        On the unit sphere, without duplicates.
     inside : ndarray of bool, shape (n,)
         The region.
 
@@ -103,24 +101,25 @@ def edge_of(points: Floats, inside: Bools) -> Bools:
     Raises
     ------
     HouseError
-        Where there is no edge: no point inside, none outside, or too few to triangulate.
+        If there is no border: all points or none are inside, or there are too few to triangulate.
     """
     if inside.all() or not inside.any():
-        raise HouseError(f"no edge: {int(inside.sum()):,} of {len(inside):,} points are in the limited area")
+        raise HouseError(f"The limited area has no border: it holds {int(inside.sum()):,} of {len(inside):,} points.")
     try:
         triangles = ConvexHull(points).simplices
     except (QhullError, ValueError) as error:
         raise HouseError(
-            f"no edge: {len(points):,} points cannot be triangulated ({str(error).splitlines()[0]})"
+            f"The limited area has no border: {len(points):,} points cannot be triangulated "
+            f"({str(error).splitlines()[0]})."
         ) from None
     across = triangles[inside[triangles].any(axis=1) & ~inside[triangles].all(axis=1)]
-    edge = np.zeros(len(points), dtype=bool)
-    edge[across] = True
-    return edge & inside
+    border = np.zeros(len(points), dtype=bool)
+    border[across] = True
+    return border & inside
 
 
 def signed_distance_km(points: Floats, inside: Bools, within_km: float = np.inf) -> Floats:
-    """Distance of each point from the edge of a region: negative inside, positive outside, 0 on the edge itself.
+    """Return the distance of each point from the border of a region: negative inside, 0 on the border.
 
     Parameters
     ----------
@@ -129,20 +128,20 @@ def signed_distance_km(points: Floats, inside: Bools, within_km: float = np.inf)
     inside : ndarray of bool, shape (n,)
         The region.
     within_km : float
-        Points farther away than this get `-inf` inside and `inf` outside; see `distance_to_km`.
+        Points farther away get `-inf` inside and `inf` outside; see `distance_to_km`.
 
     Returns
     -------
     ndarray, shape (n,)
-        Great-circle distances in km to the nearest point of `edge_of`, hence exact to about the spacing of the
+        Great-circle distances in km to the nearest point of `border_of`, accurate to about the spacing of the
         region's points.
 
     Raises
     ------
     HouseError
-        As `edge_of`.
+        As `border_of`.
     """
-    distances = distance_to_km(points, points[edge_of(points, inside)], within_km)
+    distances = distance_to_km(points, points[border_of(points, inside)], within_km)
     return np.where(inside, -distances, distances)
 
 
@@ -157,9 +156,9 @@ class LambertGrid:
     spacing_km : float
         Grid spacing at the standard parallel.
     first_latitude, first_longitude : float
-        Degrees, of the point with the smallest x and y.
+        Of the point with the smallest x and y, in degrees.
     parallel, meridian : float
-        Degrees: where the cone touches the sphere, and where x points east.
+        Where the cone touches the sphere, and where x points east, in degrees.
     """
 
     nx: int
@@ -184,7 +183,7 @@ class LambertGrid:
         return float(n), float(scale)
 
     def project(self, latitudes: ArrayLike, longitudes: ArrayLike) -> tuple[Floats, Floats]:
-        """Plane coordinates x, y in km, relative to the pole of the projection."""
+        """Return plane coordinates x, y in km, relative to the pole of the projection."""
         n, scale = self._cone
         lat = np.deg2rad(np.asarray(latitudes, dtype=np.float64))
         theta = n * np.deg2rad((np.asarray(longitudes, dtype=np.float64) - self.meridian + 180) % 360 - 180)
@@ -192,7 +191,7 @@ class LambertGrid:
         return rho * np.sin(theta), -rho * np.cos(theta)
 
     def latlon(self) -> tuple[Floats, Floats]:
-        """Latitudes and longitudes (0 to 360) of all points, in degrees, each of shape (ny, nx)."""
+        """Return latitudes and longitudes (0 to 360) of all points, in degrees, each of shape (ny, nx)."""
         n, scale = self._cone
         x0, y0 = self.project(self.first_latitude, self.first_longitude)
         x = x0 + self.spacing_km * np.arange(self.nx)[None, :]
@@ -203,7 +202,7 @@ class LambertGrid:
         return np.rad2deg(lat), lon % 360
 
     def coarsened(self, cells: int) -> LambertGrid:
-        """Grid of the centres of `cells` x `cells` blocks; what does not fill a block at the high end is dropped."""
+        """Return the grid of the centres of `cells` x `cells` blocks; incomplete blocks at the high end are dropped."""
         nx, ny = self.nx // cells, self.ny // cells
         first = (cells - 1) / 2
         shifted = replace(self, nx=2, ny=2, spacing_km=self.spacing_km * first) if first else self
@@ -235,12 +234,12 @@ HRRR_15KM = HRRR_3KM.coarsened(5)
 
 
 def global_grid(spacing: float) -> tuple[Floats, Floats]:
-    """Cell centres of a regular global grid, north to south and eastward from Greenwich.
+    """Return cell centres of a regular global grid, north to south and eastward from Greenwich.
 
     Parameters
     ----------
     spacing : float
-        Degrees; it divides 180.
+        In degrees; a divisor of 180.
 
     Returns
     -------
@@ -256,7 +255,7 @@ def global_grid(spacing: float) -> tuple[Floats, Floats]:
 
 
 def spacing_km(latitudes: ArrayLike, longitudes: ArrayLike) -> tuple[float, float]:
-    """Median distance between neighbours of a two-dimensional grid.
+    """Return the median distance between neighbours of a two-dimensional grid.
 
     Parameters
     ----------

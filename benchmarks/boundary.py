@@ -1,4 +1,4 @@
-"""What the measures of the boundary say of fields that are made up: noise floors, planted jumps, time; and a figure.
+"""Measure synthetic fields at the boundary: noise floors, planted jumps, and the time of each measure; draw a figure.
 
 python benchmarks/boundary.py [--json FILE] [--figure docs/images/boxes.png] [--fields 240]
 """
@@ -18,7 +18,7 @@ from anemoi_house.boundary.index import artifact_index
 from anemoi_house.boundary.profile import distance_bins, error_profile
 from anemoi_house.boundary.spectra import lam_spectrum
 from anemoi_house.geometry import EARTH_RADIUS_KM, signed_distance_km, to_cartesian
-from anemoi_house.sample.build import GRIDS
+from anemoi_house.sample.grids import GRIDS
 from anemoi_house.study import records
 
 DATES = 40
@@ -26,7 +26,7 @@ PLANTED = (0.25, 0.5, 1.0, 2.0)
 
 
 def cutout(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Points of a pair of sample grids, those of the LAM first, and which are of it."""
+    """Return the points of a nested grid, those of the LAM first, and which are in the LAM."""
     grid = GRIDS[name]
     lam, globe = grid.points("lam"), grid.points("global")
     x, y = grid.lam.project(*lam)
@@ -37,7 +37,7 @@ def cutout(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def waves(points: np.ndarray, in_lam: np.ndarray, length_km: float, number: int) -> np.ndarray:
-    """Sums of four plane waves of all directions, of variance one."""
+    """Return sums of four plane waves of all directions, of variance one."""
     rng = np.random.default_rng(0)
     middle = points[in_lam].mean(axis=0)
     middle /= np.linalg.norm(middle)
@@ -52,9 +52,9 @@ def waves(points: np.ndarray, in_lam: np.ndarray, length_km: float, number: int)
 
 
 def floors(name: str) -> list[dict[str, Any]]:
-    """Jump of fields of variance one without an artifact, of one date and of ten, and with jumps planted in them."""
+    """Return the jump of fields of variance one: without an artifact on one date and on ten, and with planted jumps."""
     points, in_lam = cutout(name)
-    band = Band.along_edge(points, in_lam, cell_areas_km2(points))
+    band = Band.along_border(points, in_lam, cell_areas_km2(points))
     fields = {"noise": np.random.default_rng(0).normal(size=(DATES, len(points)))}
     fields |= {f"waves of {cells} cells": waves(points, in_lam, cells * band.cell_km, DATES) for cells in (4, 6, 10)}
     records = []
@@ -80,7 +80,7 @@ def floors(name: str) -> list[dict[str, Any]]:
 
 
 def times(name: str, number: int) -> dict[str, Any]:
-    """Seconds that the measures take."""
+    """Return the seconds that the measures take."""
     points, in_lam = cutout(name)
     record: dict[str, Any] = {"grid": name, "nodes": len(points), "fields": number}
 
@@ -92,7 +92,7 @@ def times(name: str, number: int) -> dict[str, Any]:
 
     areas = timed("areas_s", lambda: cell_areas_km2(points))
     signed = timed("distance_s", lambda: signed_distance_km(points, in_lam, within_km=3000))
-    band = timed("band_s", lambda: Band.along_edge(points, in_lam, areas))
+    band = timed("band_s", lambda: Band.along_border(points, in_lam, areas))
     fields = np.random.default_rng(0).normal(size=(number, len(points))).astype(np.float32)
     timed("index_s", lambda: artifact_index(band, fields))
     edges = distance_bins(signed, band.cell_km)
@@ -104,14 +104,14 @@ def times(name: str, number: int) -> dict[str, Any]:
 
 
 def draw(path: Path) -> None:
-    """The boxes at one site of the published grids, and a jump that was planted against what is found of it."""
+    """Draw the boxes at one site of the published grids, and measured against planted jumps."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     points, in_lam = cutout("published")
-    band = Band.along_edge(points, in_lam, cell_areas_km2(points))
+    band = Band.along_border(points, in_lam, cell_areas_km2(points))
     latitudes, longitudes = band.latlon
     site = np.argmin(np.abs(longitudes - 262.5) + (latitudes < 40) * 360)
     east = np.array([-np.sin(np.deg2rad(longitudes[site])), np.cos(np.deg2rad(longitudes[site])), 0])
@@ -131,9 +131,9 @@ def draw(path: Path) -> None:
         )
         left.annotate(name, (half + 12, (box + 1) * cell), va="center", color="tab:blue", fontsize=12, bbox=blank)
     left.axhline(0, linestyle="--", color="black")
-    left.annotate("edge", (-385, 0), va="center", bbox=blank)
+    left.annotate("border", (-385, 0), va="center", bbox=blank)
     left.set(
-        xlim=(-400, 400), ylim=(-520, 520), aspect="equal", xlabel="km along the edge", ylabel="km across the edge"
+        xlim=(-400, 400), ylim=(-520, 520), aspect="equal", xlabel="km along the border", ylabel="km across the border"
     )
     left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16))
 
@@ -154,7 +154,7 @@ def draw(path: Path) -> None:
             label=what,
         )
     right.plot(sizes, sizes, color="0.6", linewidth=1)
-    right.set(xlabel="jump planted, in standard deviations of the field", ylabel="jump found, mean of ten dates")
+    right.set(xlabel="planted jump, in standard deviations of the field", ylabel="measured jump, mean of ten dates")
     right.legend()
     figure.savefig(path, dpi=110)
 
@@ -162,8 +162,8 @@ def draw(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     records.add_option(parser)
-    parser.add_argument("--fields", type=int, default=240, help="to time the measures on (default: 240)")
-    parser.add_argument("--figure", type=Path, help="draw the page's figure, and nothing else")
+    parser.add_argument("--fields", type=int, default=240, help="number of fields to time (default: 240)")
+    parser.add_argument("--figure", type=Path, help="only draw the figure of docs/boundary.md")
     options = parser.parse_args()
     if options.figure:
         draw(options.figure)

@@ -1,7 +1,7 @@
-"""Graph builders beside stock ones: time, memory, edges; as ratios of one run.
+"""Compare our graph builders with stock ones: time, memory and edges, as ratios within one run.
 
-Peers: stock `KNNEdges` with the same neighbours on the same nodes, the loop over 12, 13, ... neighbours that
-users run today, and the stock pair `KNNEdges` + `ReversedKNNEdges` that covers too.
+Peers: stock `KNNEdges` with the same neighbours on the same nodes, the loop over 12, 13, ... neighbours that users run
+today, and the stock pair `KNNEdges` + `ReversedKNNEdges`, which also covers all data nodes.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from collections.abc import Callable
 import numpy as np
 from anemoi.graphs.edges import KNNEdges, ReversedKNNEdges
 from anemoi.graphs.utils import concat_edges
-from grids import GRIDS, nodes
 from torch_geometric.data import HeteroData
 
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.graphs.coverage import DataNodes, reached_nodes
 from anemoi_house.graphs.describe import data_nodes
 from anemoi_house.graphs.edges import BoundaryAwareKNNEdges, CoveringKNNEdges
+from anemoi_house.sample.grids import GRIDS, PRODUCTION, nodes
 from anemoi_house.study import records
 
 FLOOR = 12
+NESTED = {**GRIDS, "production": PRODUCTION}
 PACKAGES = ("anemoi-graphs", "numpy", "scipy", "scikit-learn", "torch", "torch-geometric")
 
 
 def build(graph: HeteroData, edges: type[KNNEdges], neighbours: int | str) -> np.ndarray:
-    """Edge index, of shape (2, edges), of one builder."""
+    """Return the edge index, of shape (2, edges), of one builder."""
     builder = edges("data", "hidden", neighbours)
     return builder.get_edge_index(graph).numpy()
 
 
 def stock_pair(graph: HeteroData) -> np.ndarray:
-    """The documented way to cover every data node with stock builders alone."""
+    """Cover every data node with stock builders only, as their documentation suggests."""
     parts = (
         edges("data", "hidden", k).get_edge_index(graph) for edges, k in ((KNNEdges, FLOOR), (ReversedKNNEdges, 1))
     )
@@ -43,7 +45,7 @@ def stock_pair(graph: HeteroData) -> np.ndarray:
 
 
 def stock_loop(graph: HeteroData, zone: DataNodes) -> int:
-    """Neighbours found by building one stock graph after another."""
+    """Return the neighbours found by building one stock graph after another."""
     neighbours = FLOOR
     while True:
         missed = np.flatnonzero(~reached_nodes(len(zone.in_lam), build(graph, KNNEdges, neighbours)[0]))
@@ -53,7 +55,7 @@ def stock_loop(graph: HeteroData, zone: DataNodes) -> int:
 
 
 def timed(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each task, the tasks taken in turn so that a busy moment of the machine meets all of them."""
+    """Return seconds of each task; tasks alternate, so that a busy moment of the machine affects all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
@@ -64,11 +66,11 @@ def timed(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, lis
 
 
 def measure(grid: str, repeats: int) -> dict:
-    """All numbers of one grid."""
+    """Return all numbers of one grid."""
     start = time.perf_counter()
-    graph = nodes(grid)
+    graph = nodes(NESTED[grid])
     making = time.perf_counter() - start
-    zone = data_nodes(graph, boundary_width_km=1000)
+    zone = data_nodes(graph, boundary_width_km=ZONE_KM)
 
     automatic, covering, knn = (
         build(graph, edges, neighbours)
@@ -116,7 +118,7 @@ def measure(grid: str, repeats: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--grid", choices=GRIDS, required=True)
+    parser.add_argument("--grid", choices=NESTED, required=True)
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="default: 7")
     records.add_option(parser)
     arguments = parser.parse_args()

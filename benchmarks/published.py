@@ -1,6 +1,6 @@
-"""Builds the published graphs and models through the stock trainer, without training, and prints their numbers.
+"""Build the published graphs and models with the stock trainer, without training, and print their numbers.
 
-One JSON line for each experiment: to be compared with the published table in the README.
+One JSON line for each experiment, to compare with the published table in the README.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 EXPERIMENTS = ("mmgt", "nbd", "tnbd", "tnbd_covering")
 
-# The model is built but not run: any device will do, and the dates are the sample's.
+# The model is built but not run, so any device works; the dates are the sample's.
 OVERRIDES = [
     "system.hardware.accelerator=cpu",
     "model.compile=[]",
@@ -29,8 +29,8 @@ OVERRIDES = [
 
 
 def numbers(experiment: str, overrides: list[str]) -> dict:
-    """Numbers of one experiment's graph and model."""
-    # Composing makes Hydra run our plugin, which wants anemoi's schemas to be there.
+    """Return the numbers of one experiment's graph and model."""
+    # Hydra runs our plugin when it composes, which needs anemoi's schemas to be imported.
     from anemoi.training.train.train import AnemoiTrainer
     from hydra import compose, initialize
 
@@ -56,9 +56,9 @@ def numbers(experiment: str, overrides: list[str]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of `anemoi-house sample --grid published`")
+    parser.add_argument("data", type=Path, help="directory of `anemoi-house sample --grid published`")
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, metavar="NAME")
-    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="config override")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")

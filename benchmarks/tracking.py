@@ -2,7 +2,7 @@
 
 - `step`: time in the training thread for one logged step of ten metrics, on a server that is well, dead, silent, or
   answers 429; and from the last step to the end of the process. The same with the stock logger.
-- `drain`: 100,000 rows to a local server, beside bare `log_batch` calls of the same rows.
+- `drain`: 100,000 rows to a local server, next to bare `log_batch` calls of the same rows.
 - `training`: `tnbd_sample` with the server dead, beside the same without a logger; pairs in turn.
 
 The server is a real `mlflow server` on SQLite. Each measurement has a process of its own.
@@ -95,20 +95,20 @@ def bare_batches(uri: str) -> float:
 
 
 def drain(folder: Path, uri: str) -> float:
-    """Seconds that the drain needs for the same rows from a spool."""
-    from anemoi_house.tracking.drain import Drain
-    from anemoi_house.tracking.ledger import SyncLock
-    from anemoi_house.tracking.servers.mlflow import connect
+    """Return the seconds that the sender needs for the same rows from a spool."""
+    from anemoi_house.tracking.ledger import sender_lock
+    from anemoi_house.tracking.sender import Sender
+    from anemoi_house.tracking.servers.connect import connect
     from anemoi_house.tracking.spool import Spool
 
     server = connect({"uri": uri, "authentication": False, "aml": None})
     spool = Spool(folder)
     begun = time.perf_counter()
-    with SyncLock(spool, uri):
-        work = Drain(spool, uri, server)
-        while work.advance():
+    with sender_lock(spool, uri):
+        sender = Sender(spool, uri, server)
+        while sender.advance():
             pass
-        work.flush()
+        sender.flush()
     return time.perf_counter() - begun
 
 
@@ -190,7 +190,7 @@ def make_trouble(trouble: str, server: Any, front: Any) -> None:
         front.stop()
         server.kill()
     elif trouble == "silent":
-        front.fail(kind="hang")
+        front.fail(kind="timeout")
     elif trouble == "busy":
         front.fail("log-batch", status=429)
 

@@ -1,17 +1,16 @@
-"""What the encoder's edges cost a training: time and peak memory of a step with 12 neighbours, with 20, and covering.
+"""Measure what the encoder's edges cost: time and peak memory of a step with 12 neighbours, 20, and covering.
 
-A step is what a training does with a batch: normalising, forward, loss, backward, clipping, optimiser; of the model,
-the loss and the optimiser that anemoi builds from our configs, without reading data, logging and checkpoints. All
-cases have the data nodes of the untrimmed grids, so that they differ in the encoder's edges alone; one of them is
-there twice, and shows what of a ratio is noise.
+A step is normalisation, forward, loss, backward, clipping and optimiser of one batch, with the model, loss and
+optimiser that anemoi builds from our configs; without data loading, logging and checkpoints. All cases have the data
+nodes of the untrimmed grids, so that they differ only in the encoder's edges; one case is measured twice to show the
+noise.
 
 - `sample`: the sample experiments as they are, on CPU.
 - `narrow`: the published grids and a narrow model, on CPU.
-- `published`: the published grids and model, where there is a GPU.
+- `published`: the published grids and model, if there is a GPU.
 
-On CPU the cases share a process and take their steps in turn, and there are several such processes, since the same
-step differs from one to the next. Memory is what torch has allocated, counted exactly: resident memory depends on
-what the allocator gives back.
+On CPU the cases share a process and step in turn, in several such processes, since the same step differs between
+processes. Memory is what torch allocates, counted exactly: resident memory depends on what the allocator releases.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ CASES = {"knn_12": "mmgt", "knn_20": "nbd", "covering": "tnbd_covering", "knn_12
 PAIRS = (("covering", "knn_12"), ("knn_20", "knn_12"), ("covering", "knn_20"), ("knn_12_again", "knn_12"))
 TIMES = ("wall_s", "cpu_s")
 WARM_UP = 2
-"""Steps before those that count: the first one makes the optimiser's state."""
+"""Steps that are not counted: the first creates the optimiser's state."""
 
 KEEP_MEMORY = f"glibc.malloc.mmap_threshold={2**33}:glibc.malloc.trim_threshold={2**34}"
-"""Memory of the step before is used again: to ask the system for new pages takes up to a third of a step on CPU, and
-from one process to the next it takes more or less than covering could."""
+"""Reuse the memory of the previous step: requesting new pages takes up to a third of a step on CPU, and varies more
+between processes than covering could."""
 
 COMMON = ("dataloader.trim=null", "diagnostics.log.mlflow.enabled=False")
 ONE_DATE = tuple(
@@ -72,22 +71,22 @@ class Size:
     """Grids and model of one part of the benchmark."""
 
     grid: str
-    suffix: str  # of the experiments' names
+    suffix: str  # appended to the experiments' names
     overrides: tuple[str, ...]
     device: str
     rounds: int  # steps of each case in each process
     processes: int
-    at_once: bool  # all cases in one process; else each in one of its own
+    one_process: bool  # for all cases; else each has its own
 
 
 SIZES = {
-    "sample": Size("tiny", "_sample", (), "cpu", 21, 5, at_once=True),
-    "narrow": Size("published", "", (*ONE_DATE, *NARROW), "cpu", 7, 3, at_once=True),
-    "published": Size("published", "", ONE_DATE, "cuda", 11, 1, at_once=False),
+    "sample": Size("tiny", "_sample", (), "cpu", 21, 5, one_process=True),
+    "narrow": Size("published", "", (*ONE_DATE, *NARROW), "cpu", 7, 3, one_process=True),
+    "published": Size("published", "", ONE_DATE, "cuda", 11, 1, one_process=False),
 }
 
 
-# In a process of its own
+# In the measured process
 
 
 class Training:
@@ -114,7 +113,7 @@ class Training:
         (self.optimizer,) = made[0] if isinstance(made, tuple | list) else [made]
         self.half = size.device == "cuda" and precision == "16-mixed"
         self.scaler = torch.amp.GradScaler(size.device, enabled=self.half)
-        self.told = {
+        self.about = {
             "device": torch.cuda.get_device_name() if size.device == "cuda" else "cpu",
             "data_nodes": self.graph["data"].num_nodes,
             "hidden_nodes": self.graph["hidden"].num_nodes,
@@ -126,7 +125,7 @@ class Training:
         }
 
     def step(self) -> float:
-        """Take a step; its loss."""
+        """Take a step and return its loss."""
         import torch
 
         fresh = self.module.on_after_batch_transfer({name: field.clone() for name, field in self.batch.items()}, 0)
@@ -141,18 +140,18 @@ class Training:
         return float(loss.detach())  # waits for a GPU
 
     def timed(self) -> dict[str, float]:
-        """What a step took."""
+        """Return the time and the loss of a step."""
         wall, cpu = time.perf_counter(), time.process_time()
         loss = self.step()
         return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "loss": loss}
 
     def memory(self) -> dict[str, float]:
-        """What is there between two steps, and the most that there is in one."""
+        """Return the memory between two steps, and the maximum in one."""
         kept, of_step = self._kept_bytes() / 1e9, self._bytes_of_step() / 1e9
         return {"kept_gb": kept, "of_step_gb": of_step, "peak_gb": kept + of_step}
 
     def _kept_bytes(self) -> int:
-        """Tensors of the model, the optimiser's state, the graph and the batch."""
+        """Return the bytes of model, optimiser state, graph and batch."""
         import torch
 
         states = (part for state in self.optimizer.state.values() for part in state.values())
@@ -179,35 +178,35 @@ class Training:
 
 
 def serve(size: Size, cases: Sequence[str]) -> None:
-    """Do what each line of the standard input says, `timed CASE` or `memory CASE`; answer with a line of JSON."""
+    """Execute each line of standard input, `timed CASE` or `memory CASE`; answer with a line of JSON."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is not an answer
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     trainings = {case: Training(size, case) for case in cases}
-    print(json.dumps({case: training.told for case, training in trainings.items()}), file=answers)
+    print(json.dumps({case: training.about for case, training in trainings.items()}), file=answers)
     for line in sys.stdin:
         what, case = line.split()
         print(json.dumps({"timed": trainings[case].timed, "memory": trainings[case].memory}[what]()), file=answers)
 
 
-# From outside
+# In the benchmark's own process
 
 
 @contextlib.contextmanager
 def process_of(size: str, cases: Sequence[str]) -> Iterator[tuple[dict[str, Any], Callable[[str], dict[str, float]]]]:
-    """What the cases of a process say of themselves, and a function that asks it."""
-    # No child of multiprocessing: that waits at its end for a pool of anemoi-datasets, which none there ends.
+    """Start a process for some cases; yield their descriptions and a function that queries it."""
+    # Not a child of multiprocessing, which would wait at its end for a pool that anemoi-datasets never closes.
     command = [sys.executable, __file__, "--cases", size, *cases]
     environment = os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     asked, answers = process.stdin, process.stdout
     if asked is None or answers is None:
-        raise RuntimeError("a process with pipes has none")
+        raise RuntimeError("the process has no pipes")
 
     def answer() -> dict[str, Any]:
         if not (line := answers.readline()):
-            raise SystemExit(f"The process of {', '.join(cases)} ended by itself; its message is above.")
+            raise SystemExit(f"The process of {', '.join(cases)} ended unexpectedly; see its message above.")
         return json.loads(line)
 
     def ask(what: str) -> dict[str, float]:
@@ -218,35 +217,35 @@ def process_of(size: str, cases: Sequence[str]) -> Iterator[tuple[dict[str, Any]
     try:
         yield answer(), ask
     finally:
-        process.communicate()  # an end of file ends it
+        process.communicate()  # end of file stops it
 
 
 def measure(name: str, rounds: int | None) -> dict[str, Any]:
-    """All cases of one size: what they are, what their steps took, and the ratios."""
+    """Return all cases of one size: descriptions, times of their steps, and ratios."""
     size = SIZES[name]
-    with process_of(name, tuple(CASES) if size.at_once else ("knn_12",)):
-        pass  # makes the graphs' files and fills the caches
-    told: dict[str, dict[str, Any]] = {}
+    with process_of(name, tuple(CASES) if size.one_process else ("knn_12",)):
+        pass  # writes the graph files and fills the caches
+    descriptions: dict[str, dict[str, Any]] = {}
     runs: list[dict[str, list[dict[str, float]]]] = []
     for number in range(size.processes):
         runs.append({case: [] for case in CASES})
-        for group in [tuple(CASES)] if size.at_once else [(case,) for case in CASES]:
+        for group in [tuple(CASES)] if size.one_process else [(case,) for case in CASES]:
             with process_of(name, group) as (about, ask):
                 for turn in range(WARM_UP + (rounds or size.rounds)):
                     for case in group[:: 1 if turn % 2 else -1]:
                         runs[-1][case].append(ask(f"timed {case}"))
-                    said = ", ".join(f"{case} {runs[-1][case][-1]['wall_s']:.2f} s" for case in group)
-                    print(f"process {number + 1}, step {turn + 1}: {said}", file=sys.stderr, flush=True)
-                told |= {case: {**about[case], **ask(f"memory {case}")} for case in group}
-    return summary(told, runs)
+                    line = ", ".join(f"{case} {runs[-1][case][-1]['wall_s']:.2f} s" for case in group)
+                    print(f"process {number + 1}, step {turn + 1}: {line}", file=sys.stderr, flush=True)
+                descriptions |= {case: {**about[case], **ask(f"memory {case}")} for case in group}
+    return summary(descriptions, runs)
 
 
-def summary(told: dict[str, dict[str, Any]], runs: list[dict[str, list[dict[str, float]]]]) -> dict[str, Any]:
-    """Medians of the steps after the warm-up, and of the processes."""
+def summary(descriptions: dict[str, dict[str, Any]], runs: list[dict[str, list[dict[str, float]]]]) -> dict[str, Any]:
+    """Return medians over steps after the warm-up, and over processes."""
     for run in runs:
         for case, steps in run.items():
             if not all(math.isfinite(step["loss"]) for step in steps):
-                raise SystemExit(f"The loss of {case} is not finite: its steps are no training.")
+                raise SystemExit(f"The loss of {case} is not finite.")
     medians = [
         {case: {key: statistics.median(step[key] for step in steps[WARM_UP:]) for key in TIMES}
          for case, steps in run.items()}
@@ -259,7 +258,7 @@ def summary(told: dict[str, dict[str, Any]], runs: list[dict[str, list[dict[str,
             **{key: statistics.median(run[case][key] for run in medians) for key in TIMES},
             "wall_s_of_each": [[step["wall_s"] for step in run[case][WARM_UP:]] for run in runs],
         }
-        for case, about in told.items()
+        for case, about in descriptions.items()
     }
     ratios: dict[str, Any] = {}
     for one, other in PAIRS:
@@ -286,7 +285,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on CPU (default: 1)")
     parser.add_argument("--cases", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="samples are kept here (default: nowhere)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="keep samples here (default: do not keep them)")
     options = parser.parse_args()
     if options.cases:
         name, *cases = options.cases

@@ -1,4 +1,4 @@
-"""Where the boundary is measured: sites along the edge of the LAM, and four boxes of nodes across each of them.
+"""Where the boundary is measured: sites along the border of the LAM, each with four boxes of nodes across it.
 
 Arrays in, arrays out: numpy and scipy alone.
 """
@@ -14,52 +14,52 @@ from scipy.sparse import csr_array
 from scipy.spatial import SphericalVoronoi, cKDTree
 
 from anemoi_house.errors import HouseError
-from anemoi_house.geometry import EARTH_RADIUS_KM, Bools, Floats, chord, edge_of, great_circle_km, to_latlon
+from anemoi_house.geometry import EARTH_RADIUS_KM, Bools, Floats, border_of, chord, great_circle_km, to_latlon
 
 BOXES = ("deep", "inner", "outer", "far")
-"""Boxes across the edge, from the LAM outwards: `inner` and `outer` meet at it."""
+"""Boxes across the border, from the LAM outwards: `inner` and `outer` meet at it."""
 
 DEPTH, WIDTH = 2.0, 3.0
-"""Size of a box across and along the edge, in cells: two rows of the outer grid give a slope, three columns a mean."""
+"""Size of a box across and along the border, in cells: two outer rows give a slope, three columns a mean."""
 
 MINIMUM_SITES = 8
 SITES_PER_BLOCK, MOST_BLOCKS = 4, 16
 
 WAVELENGTHS = (20.0, 10.0, 6.0, 4.0, 3.0)
-"""Of the reference fields, in cells, from smooth to rough; white noise comes after them."""
+"""Wavelengths of the reference fields, in cells, from smooth to rough; white noise is the last reference."""
 
 DIRECTIONS = 8
 
-_SMALLEST_SHARE = 0.6  # of a box that the nodes of its side cover
+_SMALLEST_SHARE = 0.6  # of a box that must be covered by nodes of its side
 _FEWEST_NODES = 5
 _LARGEST_GAIN = 4.0  # of the variance of white noise, in a step; 5/3 for a box of two rows of three on either side
-_SMALLEST_SPREAD = 0.1  # of the nodes of a box across and along the edge, in cells
-_STRAIGHT = 0.5  # cells by which the edge may leave its tangent along a box
+_SMALLEST_SPREAD = 0.1  # of the nodes of a box across and along the border, in cells
+_STRAIGHT = 0.5  # cells by which the border may depart from its tangent along a box
 
 
 def cell_areas_km2(points: Floats) -> Floats:
-    """Area that each node stands for: that of its Voronoi cell on the sphere.
+    """Return the area of each node's Voronoi cell on the sphere.
 
     Parameters
     ----------
     points : ndarray, shape (nodes, 3)
-        On the unit sphere, without two alike.
+        On the unit sphere, without duplicates.
 
     Returns
     -------
     ndarray, shape (nodes,)
-        In km2; the sum is the area of the globe.
+        In km2; they sum to the area of the globe.
     """
     return SphericalVoronoi(points).calculate_areas() * EARTH_RADIUS_KM**2
 
 
 class _Site(NamedTuple):
-    """A place on the edge: the nodes of its boxes, one box after the other, and linear functionals of their values."""
+    """A site on the border: the nodes of its boxes, box by box, and linear functionals of their values."""
 
     point: Floats
     nodes: NDArray[np.int64]
     sizes: list[int]  # nodes of each box
-    values: Floats  # (6, nodes): before and after each of three places across the edge
+    values: Floats  # (6, nodes): before and after each of three places across the border
     slopes: Floats  # (4, nodes): of the plane in each box, per km outwards
     planes: Floats  # (3, nodes): orthonormal in each box, they span its planes
     steps: Floats  # (2, 3, references): mean square jump and kink of each reference field at the three places
@@ -68,38 +68,38 @@ class _Site(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """Sites along the edge of the LAM, and what is needed to estimate a field on both sides of each.
+    """Sites along the border of the LAM, with linear operators that estimate a field on both sides of each.
 
-    At each site four boxes lie in a row across the edge, each two cells deep and three cells wide along the edge:
-    `deep` and `inner` of nodes of the LAM, `outer` and `far` of nodes outside. In each box a plane is fitted to the
-    field by least squares. They meet at three places: between `deep` and `inner`, at the edge, and between `outer` and
-    `far`. A cell is as wide as the outer grid's spacing, so that both sides are seen through windows of the same size.
-    Boxes are laid out in the tangent plane of the site, so the LAM may hold a pole or cross the date line.
+    At each site four boxes lie in a row across the border, each two cells deep and three cells wide: `deep` and `inner`
+    hold nodes of the LAM, `outer` and `far` nodes outside. In each box a plane is fitted to the field by least squares.
+    The planes meet at three places: between `deep` and `inner`, at the border, and between `outer` and `far`. A cell is
+    as wide as the outer grid's spacing, so that both sides are seen through windows of the same size. Boxes are laid
+    out in the tangent plane of the site, so the LAM may contain a pole or cross the date line.
 
     Attributes
     ----------
     cell_km : float
         Width of a cell.
     sites : ndarray, shape (sites, 3)
-        Places on the edge, on the unit sphere, ordered around the LAM.
+        Points on the unit sphere, ordered around the LAM.
     blocks : ndarray of int, shape (sites,)
-        Stretches of the edge that are taken as independent, for standard errors.
+        Stretch of the border of each site; stretches count as independent in standard errors.
     partners : ndarray of int, shape (pairs, 2)
-        Sites about one box width apart along the edge.
+        Sites about one box width apart along the border.
     used : float
-        Share of the edge that is measured. Left out are corners, and places where a box does not fit.
+        Share of the border that is measured, without corners and places where a box does not fit.
     nodes : ndarray of int
         Nodes in any of the boxes.
     number_of_nodes : int
         Of the whole grid.
     weights : ndarray, shape (2, 2, sites)
         For jumps and kinks, of their squares inside and outside in the background: with them white noise, of any
-        strength on either side, has the same mean square there as at the edge.
+        strength on either side, has the same mean square there as at the border.
     smoothness : ndarray, shape (references,)
         Mean square jump over mean square kink (per cell) in the background of the reference fields: isotropic waves of
         `WAVELENGTHS` cells, and white noise.
     ratios : ndarray, shape (5, references, sites)
-        Mean square of each reference field at the edge over that in the background: of jumps, kinks, and of the
+        Mean square of each reference field at the border over that in the background: of jumps, kinks, and of the
         roughness on both sides, inside, and outside.
     """
 
@@ -125,40 +125,40 @@ class Band:
         return to_latlon(self.sites)
 
     @classmethod
-    def along_edge(cls, points: Floats, in_lam: Bools, areas: ArrayLike, cell_km: float | None = None) -> Band:
-        """Band of a nested grid.
+    def along_border(cls, points: Floats, in_lam: Bools, areas: ArrayLike, cell_km: float | None = None) -> Band:
+        """Build the band of a nested grid.
 
         Parameters
         ----------
         points : ndarray, shape (nodes, 3)
-            On the unit sphere, without two alike.
+            On the unit sphere, without duplicates.
         in_lam : ndarray of bool, shape (nodes,)
             Nodes of the limited area.
         areas : array_like, shape (nodes,)
             Area of each node in km2, as from `cell_areas_km2`.
         cell_km : float, optional
-            Width of a cell. By default the spacing of the outer grid near the edge; smaller ones leave boxes outside
-            without the nodes for a fit.
+            Width of a cell; by default the spacing of the outer grid near the border. With smaller ones, outer boxes
+            have too few nodes for a fit.
 
         Raises
         ------
         HouseError
-            Where there is no edge, or fewer than eight sites whose boxes all fit.
+            If there is no border, or boxes fit at fewer than eight sites.
         """
         areas = np.asarray(areas, dtype=np.float64)
-        edge = points[edge_of(points, in_lam)]
-        cell = outer_spacing_km(points, in_lam, areas, edge) if cell_km is None else float(cell_km)
-        candidates = _spread(_ordered(edge, points[in_lam]), cell)
-        tree, edge_tree = cKDTree(points), cKDTree(edge)
-        found = [_site(point, cell, points, in_lam, areas, tree, edge, edge_tree) for point in candidates]
+        border = points[border_of(points, in_lam)]
+        cell = outer_spacing_km(points, in_lam, areas, border) if cell_km is None else float(cell_km)
+        candidates = _spread(_ordered(border, points[in_lam]), cell)
+        tree, border_tree = cKDTree(points), cKDTree(border)
+        found = [_site(point, cell, points, in_lam, areas, tree, border, border_tree) for point in candidates]
         sites = [site for site in found if site is not None]
         if len(sites) < MINIMUM_SITES:
             given = "the spacing of the outer grid" if cell_km is None else "as given"
             raise HouseError(
-                f"the boundary cannot be measured with cells of {cell:.0f} km ({given}): their boxes fit at "
-                f"{len(sites)} of {len(candidates)} places on the edge of the limited area, and {MINIMUM_SITES} are "
-                f"needed. It takes a limited area of at least {5 * cell:.0f} km each way, an outer "
-                "grid that goes on as far around it, and cells no narrower than the spacing of the outer grid: give "
+                f"The boundary cannot be measured with cells of {cell:.0f} km ({given}): their boxes fit at "
+                f"{len(sites)} of {len(candidates)} places on the border of the limited area, and {MINIMUM_SITES} are "
+                f"needed. The limited area must be at least {5 * cell:.0f} km wide each way, the outer grid must "
+                "extend as far around it, and cells must not be narrower than the spacing of the outer grid. Give "
                 "another cell_km, a smaller trim, or a finer outer grid."
             )
         return cls._of(sites, len(sites) / len(candidates), cell, len(points))
@@ -169,7 +169,7 @@ class Band:
         sizes = np.array([site.sizes for site in sites])
 
         def rows(parts: list[Floats], lengths: NDArray[np.int64]) -> csr_array:
-            """A row for each functional and each site, or each of its boxes, over the nodes there."""
+            """Return a sparse matrix: a row for each functional and each site, or each box, over the nodes."""
             data = np.concatenate(parts, axis=1)
             starts = np.concatenate([[0], np.cumsum(np.tile(lengths, len(data)))])
             shape = (len(data) * len(lengths), len(nodes))
@@ -211,7 +211,7 @@ class Band:
         )
 
     def values(self, field: Floats) -> tuple[Floats, Floats]:
-        """Estimates from either side of the three places.
+        """Estimate the field from either side of the three places.
 
         Parameters
         ----------
@@ -221,27 +221,27 @@ class Band:
         Returns
         -------
         before, after : ndarray, shape (3, sites, fields)
-            From the side of the LAM's middle, and from the other.
+            From the side of the LAM's centre, and from the other.
         """
         before, after = (self._values @ field).reshape(2, 3, len(self.sites), -1)
         return before, after
 
     def slopes(self, field: Floats) -> Floats:
-        """Slopes across the edge, per km outwards, in the boxes: shape (4, sites, fields); `field` as in `values`."""
+        """Return slopes across the border, per km outwards, in the boxes: shape (4, sites, fields); see `values`."""
         return (self._slopes @ field).reshape(len(BOXES), len(self.sites), -1)
 
     def roughness(self, field: Floats) -> Floats:
-        """Variance about the planes in the boxes: shape (4, sites, fields); `field` as in `values`."""
+        """Return the variance about the planes in the boxes: shape (4, sites, fields); see `values`."""
         shape = (-1, len(self.sites), len(BOXES), field.shape[1])
         squares = (self._boxes @ field**2).reshape(shape)[0]
         explained = ((self._planes @ field).reshape(shape) ** 2).sum(axis=0)
         return np.moveaxis(np.maximum(squares - explained, 0) / self._freedom[..., None], 1, 0)
 
     def ratios_at(self, smoothness: Floats) -> Floats:
-        """Ratios for fields of given smoothness: shape (5, sites, fields).
+        """Return the ratios for fields of given smoothness: shape (5, sites, fields).
 
-        What a coarse grid tells of a field near its rim depends on where its rows happen to lie. The ratios take that
-        out: they are those of a reference field as smooth as the one at hand.
+        How well a coarse grid resolves a field near its rim depends on where its rows happen to lie. The ratios correct
+        for that: they are those of a reference field of the same smoothness.
         """
         last = len(self.smoothness) - 1
         place = np.interp(smoothness, self.smoothness, np.arange(last + 1))
@@ -249,18 +249,18 @@ class Band:
         return np.swapaxes(self.ratios, 1, 2) @ shares
 
 
-def outer_spacing_km(points: Floats, in_lam: Bools, areas: Floats, edge: Floats) -> float:
-    """Spacing of the outer grid near the edge: between its rows, where those are farther apart than the nodes in them.
+def outer_spacing_km(points: Floats, in_lam: Bools, areas: Floats, border: Floats) -> float:
+    """Return the spacing of the outer grid near the border, normally that between its rows.
 
-    A node's area over the distance to its nearest neighbour, which on a lat-lon grid is the distance between parallels.
-    Median over nodes near the LAM but not next to it, where areas and neighbours are those of the outer grid alone.
+    It is a node's area over the distance to its nearest neighbour: on a lat-lon grid, the distance between parallels.
+    Median over nodes near the LAM but not next to it, whose areas and neighbours are those of the outer grid only.
     """
     outside, outside_areas = points[~in_lam], areas[~in_lam]
     if len(outside) < 2 * MINIMUM_SITES:
-        raise HouseError(f"the boundary cannot be measured: there are {len(outside)} nodes outside the limited area")
+        raise HouseError(f"The boundary cannot be measured with {len(outside)} nodes outside the limited area.")
     tree = cKDTree(outside)
-    rough = float(np.sqrt(np.median(outside_areas[np.unique(tree.query(edge)[1])])))
-    away = great_circle_km(cKDTree(edge).query(outside, distance_upper_bound=chord(5 * rough))[0])
+    rough = float(np.sqrt(np.median(outside_areas[np.unique(tree.query(border)[1])])))
+    away = great_circle_km(cKDTree(border).query(outside, distance_upper_bound=chord(5 * rough))[0])
     some = (away > 1.5 * rough) & (away < 5 * rough)
     if not some.any():
         some[:] = True
@@ -268,16 +268,16 @@ def outer_spacing_km(points: Floats, in_lam: Bools, areas: Floats, edge: Floats)
     return float(np.median(outside_areas[some] / neighbour))
 
 
-def _ordered(edge: Floats, lam: Floats) -> Floats:
-    """Edge points by their azimuth from the middle of the LAM."""
+def _ordered(border: Floats, lam: Floats) -> Floats:
+    """Return border points ordered by azimuth from the centre of the LAM."""
     middle = lam.mean(axis=0)
     middle /= np.linalg.norm(middle)
     east, north = _tangents(middle)
-    return edge[np.argsort(np.arctan2(edge @ north, edge @ east), kind="stable")]
+    return border[np.argsort(np.arctan2(border @ north, border @ east), kind="stable")]
 
 
 def _spread(points: Floats, apart_km: float) -> Floats:
-    """Some of the points, in their order, no two closer together than `apart_km`."""
+    """Return some of the points, in order, no two closer than `apart_km`."""
     tree = cKDTree(points)
     left = np.ones(len(points), dtype=bool)
     chosen = []
@@ -289,7 +289,7 @@ def _spread(points: Floats, apart_km: float) -> Floats:
 
 
 def _partners(sites: Floats, apart_km: float) -> NDArray[np.int64]:
-    """For each site the one whose distance is nearest to `apart_km`, within a third of it."""
+    """Pair each site with the one whose distance is nearest to `apart_km`, within a third of it."""
     distance = great_circle_km(np.linalg.norm(sites[:, None] - sites[None], axis=-1))
     off = np.abs(distance - apart_km)
     best = off.argmin(axis=1)
@@ -299,7 +299,7 @@ def _partners(sites: Floats, apart_km: float) -> NDArray[np.int64]:
 
 
 def _tangents(point: Floats) -> tuple[Floats, Floats]:
-    """Two orthogonal unit vectors that are orthogonal to a point on the unit sphere."""
+    """Return two orthogonal unit vectors tangent to the sphere at a point."""
     axis = np.eye(3)[np.abs(point).argmin()]
     first = np.cross(axis, point)
     first /= np.linalg.norm(first)
@@ -307,7 +307,7 @@ def _tangents(point: Floats) -> tuple[Floats, Floats]:
 
 
 def _flat(points: Floats, at: Floats, first: Floats, second: Floats) -> Floats:
-    """Azimuthal equidistant coordinates in km around a place: distances from it are true."""
+    """Return azimuthal equidistant coordinates in km around a point: distances from it are true."""
     plane = np.stack([points @ first, points @ second], axis=1)
     length = np.linalg.norm(plane, axis=1)
     angle = np.arctan2(length, points @ at)
@@ -315,12 +315,12 @@ def _flat(points: Floats, at: Floats, first: Floats, second: Floats) -> Floats:
 
 
 def _weights(site: _Site) -> Floats:
-    """Shares of noise inside and outside in the step at the edge, over those in the steps inside and outside."""
+    """Return shares of noise inside and outside in the step at the border, over those in the steps on either side."""
     within = np.arange(len(site.nodes)) < sum(site.sizes[:2])
     both = []
     for steps in (site.values[3:] - site.values[:3], np.diff(site.slopes, axis=0)):
-        inside, edge, outside = steps**2
-        both.append([edge[within].sum() / inside.sum(), edge[~within].sum() / outside.sum()])
+        inside, border, outside = steps**2
+        both.append([border[within].sum() / inside.sum(), border[~within].sum() / outside.sum()])
     return np.array(both)
 
 
@@ -331,12 +331,12 @@ def _site(
     in_lam: Bools,
     areas: Floats,
     tree: cKDTree,
-    edge: Floats,
-    edge_tree: cKDTree,
+    border: Floats,
+    border_tree: cKDTree,
 ) -> _Site | None:
-    """Boxes and estimates at a place on the edge, or None where the edge is not straight or a box does not fit."""
+    """Return boxes and estimates at a point of the border; None if the border bends there or a box does not fit."""
     first, second = _tangents(point)
-    rim = _flat(edge[edge_tree.query_ball_point(point, chord(WIDTH / 2 * cell))], point, first, second) / cell
+    rim = _flat(border[border_tree.query_ball_point(point, chord(WIDTH / 2 * cell))], point, first, second) / cell
     if len(rim) < 3:
         return None
     offset = rim - rim.mean(axis=0)
@@ -352,10 +352,10 @@ def _site(
     close = np.abs(across) < DEPTH
     if inside[close & (across > 0)].mean() > inside[close & (across < 0)].mean():
         across = -across
-    beside = (np.abs(aside) <= WIDTH / 2) & (np.abs(across) <= 2 * DEPTH)
-    # The edge may bend within a box: there, the side that a node is on decides.
+    reached = (np.abs(aside) <= WIDTH / 2) & (np.abs(across) <= 2 * DEPTH)
+    # Where the border bends within a box, the side of a node decides.
     spans = [across <= -DEPTH, across > -DEPTH, across <= DEPTH, across > DEPTH]
-    members = [np.flatnonzero(beside & (inside == (box < 2)) & span) for box, span in enumerate(spans)]
+    members = [np.flatnonzero(reached & (inside == (box < 2)) & span) for box, span in enumerate(spans)]
     if any(
         len(box) < _FEWEST_NODES or areas[near[box]].sum() < _SMALLEST_SHARE * DEPTH * WIDTH * cell**2
         for box in members
@@ -367,7 +367,7 @@ def _site(
 def _estimates(
     point: Floats, near: NDArray[np.int64], members: list[NDArray[np.int64]], x: Floats, y: Floats, cell: float
 ) -> _Site | None:
-    """Planes by least squares in the boxes, as functionals, with x across the edge and y along it in cells."""
+    """Fit planes in the boxes, as linear functionals, with x across the border and y along it in cells."""
     order = np.concatenate(members)
     sizes = [len(box) for box in members]
     x, y = x[order], y[order]
@@ -382,7 +382,7 @@ def _estimates(
         level[box, part], slope[box, part], planes[:, part] = solution[0], solution[1], hat.T
 
     # What a plane misses of a curved field differs with where the nodes of a coarse grid happen to lie. The curvature
-    # comes from the slopes of two boxes on the same side, so that neither a jump nor a kink at the edge enters it.
+    # comes from the slopes of two boxes on the same side, so that neither a jump nor a kink at the border enters it.
     parabola = x**2 / 2
     curvature = [(slope[b] - slope[a]) / ((slope[b] - slope[a]) @ parabola) for a, b in ((0, 1), (2, 3))]
     at_places = [curvature[0], (curvature[0] + curvature[1]) / 2, curvature[1]]
@@ -402,7 +402,7 @@ def _estimates(
 def _reference_squares(
     steps: Floats, kinks: Floats, planes: Floats, sizes: list[int], x: Floats, y: Floats
 ) -> tuple[Floats, Floats]:
-    """Mean squares of jumps, kinks and roughness for reference fields of mean square one."""
+    """Return mean squares of jumps, kinks and roughness of reference fields of mean square one."""
     angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     along = x[:, None] * np.cos(angles) + y[:, None] * np.sin(angles)
     phase = (2 * np.pi * along[:, None, :] / np.array(WAVELENGTHS)[:, None]).reshape(len(x), -1)

@@ -1,4 +1,4 @@
-"""Drift of the mean over the LAM with lead time. Arrays in, arrays out: numpy alone."""
+"""Drift of the LAM's mean with lead time. Arrays in, arrays out: numpy alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anemoi_house.geometry import Bools, Floats
 
 
 def lam_mean(field: ArrayLike, in_lam: Bools, areas: ArrayLike) -> Floats:
-    """Area-weighted mean over the nodes of the LAM.
+    """Return the area-weighted mean over the nodes of the LAM.
 
     Parameters
     ----------
@@ -30,12 +30,12 @@ def lam_mean(field: ArrayLike, in_lam: Bools, areas: ArrayLike) -> Floats:
     weights = np.where(in_lam, np.asarray(areas, dtype=np.float64), 0)
     weights /= weights.sum()
     flat = field.reshape(-1, field.shape[-1])
-    means = [(each * weights).sum() for each in flat]  # in turn: the copies stay in the cache
+    means = [(each * weights).sum() for each in flat]  # one at a time: the copies stay in the cache
     return np.array(means).reshape(field.shape[:-1])
 
 
 def lam_drift(forecast: ArrayLike, in_lam: Bools, areas: ArrayLike, verification: ArrayLike | None = None) -> Floats:
-    """How far the mean over the LAM has drifted, by lead time.
+    """Return how far the mean over the LAM has drifted, by lead time.
 
     Parameters
     ----------
@@ -49,20 +49,20 @@ def lam_drift(forecast: ArrayLike, in_lam: Bools, areas: ArrayLike, verification
     Returns
     -------
     ndarray, shape (..., leads)
-        Mean of the forecast minus that of the verification. Without verification, minus that of the first lead time
-        given, so that the day's own course is in it.
+        Mean of the forecast minus that of the verification. Without verification, minus that of the first lead time,
+        so that it includes the diurnal cycle.
 
     Raises
     ------
     HouseError
-        For values that are not finite, or a verification of another shape.
+        For values that are not finite, or a verification of a different shape.
     """
     mean = lam_mean(forecast, in_lam, areas)
     if verification is None:
         return mean - mean[..., :1]
     if np.shape(verification) != np.shape(forecast):
         raise HouseError(
-            f"the verification of shape {np.shape(verification)} does not belong to the forecast of shape "
-            f"{np.shape(forecast)}: give both at the same lead times and nodes."
+            f"The verification has shape {np.shape(verification)}, the forecast has shape {np.shape(forecast)}. "
+            "Give both at the same lead times and nodes."
         )
     return mean - lam_mean(verification, in_lam, areas)

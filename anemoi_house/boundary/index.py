@@ -1,4 +1,4 @@
-"""The artifact index: what a field does across the edge of the LAM, beyond what it does along it and away from it.
+"""The artifact index: how a field changes across the border of the LAM, compared with places away from it.
 
 Arrays in, arrays out: numpy and scipy alone. Formulas, limits and references: docs/boundary.md.
 """
@@ -16,38 +16,41 @@ from anemoi_house.errors import HouseError
 from anemoi_house.geometry import Bools, Floats
 
 KINK_KM = 100.0
-"""Kinks are slopes per so many km."""
+"""Kinks are changes of slope per this many km."""
 
-CONFIDENCE = 0.95
+LEVEL = 0.95
+"""Of all confidence intervals."""
 
-_FIELDS_AT_ONCE = 64
+MEASURES = ("jump", "kink", "ripple", "ripple_inside", "ripple_outside")
+
+_FIELDS_PER_BATCH = 64
 
 
 def signed_root(squared: ArrayLike) -> Floats:
-    """Square root of the size, with the sign kept."""
+    """Return the square root of the absolute value, with the sign kept."""
     squared = np.asarray(squared, dtype=np.float64)
     return np.sign(squared) * np.sqrt(np.abs(squared))
 
 
 @dataclass(frozen=True)
 class Excess:
-    """What a field does at the edge beyond what it does elsewhere, each array of the shape of the fields.
+    """Variability of a field at the border in excess of that elsewhere; arrays have the shape of the fields.
 
     Attributes
     ----------
     squared : ndarray
-        Mean square at the edge minus that away from it, in squared units. Negative where the field is smoother at
-        the edge than elsewhere. Means over dates are means of this, not of `value`.
+        Mean square at the border minus that away from it, in squared units. Negative where the field is smoother at
+        the border than elsewhere. Average this over dates, not `value`.
     margin : ndarray
-        Half of the 95 % interval of `squared`, from its spread over stretches of the edge, and after `mean` over dates
-        too, whichever is wider.
+        Half the width of the 95 % interval of `squared`, from its spread over stretches of the border and, after
+        `mean`, over dates: the wider of the two.
     background : ndarray
-        Root mean square away from the edge, in units.
+        Root mean square away from the border, in units.
     scale : ndarray
-        What `value` is compared with, in units: for jumps and kinks the root mean square of the same difference taken
-        along the edge, for ripples the background.
+        Scale of `value`, in units: for jumps and kinks the root mean square of the same difference along the border,
+        for ripples the background.
     stretches : ndarray, shape (..., blocks)
-        `squared` of each stretch of the edge alone.
+        `squared` of each stretch of the border.
     """
 
     squared: Floats
@@ -58,7 +61,7 @@ class Excess:
 
     @property
     def value(self) -> Floats:
-        """The excess in units: zero without an artifact, and the size of one that is there."""
+        """The excess in units: zero without an artifact, else its size."""
         return signed_root(self.squared)
 
     @property
@@ -78,19 +81,19 @@ class Excess:
 
     @property
     def index(self) -> Floats:
-        """The value over the scale: without units, to compare variables.
+        """The value over the scale: dimensionless, to compare variables.
 
-        Zero where the value is, and infinite where nothing but the artifact varies.
+        Zero where the value is zero, infinite where only the artifact varies.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.squared == 0, 0.0, self.value / self.scale)
 
     def mean(self, axis: int = 0) -> Excess:
-        """Mean over an axis, such as that of the dates.
+        """Average over an axis, such as the dates.
 
-        The margin is that of the spread over dates or that of the stretches of the mean, whichever is wider: what stays
-        in place from date to date, such as mountains in the temperature, is chance along the edge but not in time. Over
-        an axis of length one there is the spread along the edge alone.
+        The margin is that over dates or that over stretches of the mean, whichever is wider: features that stay in
+        place, such as mountains in the temperature, vary along the border but not in time. An axis of length one leaves
+        the spread along the border.
         """
         axis = axis % self.squared.ndim
         stretches = self.stretches.mean(axis=axis)
@@ -107,79 +110,17 @@ class Excess:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Difference between two runs, with its 95 % interval over dates.
-
-    Attributes
-    ----------
-    difference : ndarray
-        Value of the first minus value of the second, in units.
-    low, high : ndarray
-        Ends of the interval; NaN for a single date.
-    number : int
-        Dates.
-    """
-
-    difference: Floats
-    low: Floats
-    high: Floats
-    number: int
-
-    @property
-    def beyond_noise(self) -> Bools:
-        """Whether zero lies outside of the interval: never for a single date."""
-        return (self.low > 0) | (self.high < 0)
-
-
-def compare(first: Excess, second: Excess, axis: int = 0, samples: int = 1000, seed: int = 0) -> Comparison:
-    """Whether two runs differ by more than noise, by a bootstrap over dates.
-
-    Both runs are resampled alike, so that what the weather does to both cancels.
-
-    Parameters
-    ----------
-    first, second : Excess
-        Of the same dates in the same order.
-    axis : int
-        That of the dates.
-    samples, seed : int
-        Of the bootstrap.
-
-    Raises
-    ------
-    HouseError
-        Where the two have different shapes.
-    """
-    if first.squared.shape != second.squared.shape:
-        raise HouseError(
-            f"runs cannot be compared date by date: one has values of shape {first.squared.shape}, the other of "
-            f"{second.squared.shape}. Give both the same dates, lead times and variables."
-        )
-    both = [np.moveaxis(each.squared, axis, 0) for each in (first, second)]
-    number = len(both[0])
-    difference = signed_root(both[0].mean(axis=0)) - signed_root(both[1].mean(axis=0))
-    if number < 2:
-        nothing = np.full_like(difference, np.nan)
-        return Comparison(difference, nothing, nothing, number)
-    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=samples) / number
-    values = [signed_root(np.tensordot(draws, each, axes=1)) for each in both]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values[0] - values[1], [tail, 1 - tail], axis=0)
-    return Comparison(difference, low, high, number)
-
-
-@dataclass(frozen=True)
 class ArtifactIndex:
-    """What a field does at the edge of the LAM.
+    """Jump, kink and ripple of fields at the border of the LAM.
 
     Attributes
     ----------
     jump : Excess
-        Difference of the values just outside and just inside, in the field's units.
+        Difference between the values just outside and just inside, in the field's units.
     kink : Excess
-        Difference of the slopes across the edge, in units per 100 km.
+        Difference of the slopes across the border, in units per 100 km.
     ripple, ripple_inside, ripple_outside : Excess
-        Short waves next to the edge, as a root mean square in units: on both sides, and on each.
+        Short waves next to the border, root mean square in units: on both sides, and on each.
     jumps : ndarray, shape (..., sites)
         Value outside minus value inside at each site of the band.
     """
@@ -192,15 +133,14 @@ class ArtifactIndex:
     jumps: Floats
 
     def mean(self, axis: int = 0) -> ArtifactIndex:
-        """Mean over an axis of the fields, such as that of the dates; see `Excess.mean`."""
-        axis = axis % (self.jumps.ndim - 1)  # jumps have one axis more, for the sites
-        names = ("jump", "kink", "ripple", "ripple_inside", "ripple_outside")
-        means = {name: getattr(self, name).mean(axis) for name in names}
+        """Average over an axis of the fields, such as the dates; see `Excess.mean`."""
+        axis = axis % (self.jumps.ndim - 1)  # jumps have one more axis, for the sites
+        means = {name: getattr(self, name).mean(axis) for name in MEASURES}
         return replace(self, **means, jumps=self.jumps.mean(axis=axis))
 
 
 def artifact_index(band: Band, field: ArrayLike) -> ArtifactIndex:
-    """Jump, kink and ripple of fields at the edge of the LAM.
+    """Measure jump, kink and ripple of fields at the border of the LAM.
 
     Parameters
     ----------
@@ -212,57 +152,42 @@ def artifact_index(band: Band, field: ArrayLike) -> ArtifactIndex:
     Raises
     ------
     HouseError
-        For values that are not finite, or another number of nodes than the band's.
+        If values are not finite, or the number of nodes is not the band's.
     """
     field = np.asarray(field)
     if field.shape[-1:] != (band.number_of_nodes,):
         raise HouseError(
-            f"fields of shape {field.shape} do not belong to a grid of {band.number_of_nodes:,} nodes: the nodes must "
-            "be the last axis, and the band made of the same grid."
+            f"Fields of shape {field.shape} do not match a grid of {band.number_of_nodes:,} nodes. Put the nodes on "
+            "the last axis, and make the band from the same grid."
         )
     require_finite(field)
-    flat = field.reshape(-1, field.shape[-1])
-    parts = [
-        _of_some(band, flat[start : start + _FIELDS_AT_ONCE]) for start in range(0, max(len(flat), 1), _FIELDS_AT_ONCE)
-    ]
-    shape = field.shape[:-1]
+    flat, shape = field.reshape(-1, field.shape[-1]), field.shape[:-1]
+    starts = range(0, max(len(flat), 1), _FIELDS_PER_BATCH)
+    batches = [_measure(band, flat[start : start + _FIELDS_PER_BATCH]) for start in starts]
 
-    def joined(name: str) -> Excess:
-        columns = zip(*(part[name] for part in parts))
-        each = [np.concatenate(column) for column in columns]
-        return Excess(*(part.reshape((*shape, *part.shape[1:])) for part in each))
+    def joined(name: str) -> list[Floats]:
+        columns = [np.concatenate(column) for column in zip(*(batch[name] for batch in batches))]
+        return [column.reshape((*shape, *column.shape[1:])) for column in columns]
 
-    jumps = np.concatenate([part["jumps"][0] for part in parts])
-    return ArtifactIndex(
-        jump=joined("jump"),
-        kink=joined("kink"),
-        ripple=joined("ripple"),
-        ripple_inside=joined("ripple_inside"),
-        ripple_outside=joined("ripple_outside"),
-        jumps=jumps.reshape((*shape, len(band.sites))),
-    )
+    return ArtifactIndex(**{name: Excess(*joined(name)) for name in MEASURES}, jumps=joined("jumps")[0])
 
 
 def require_finite(field: np.ndarray) -> None:
-    """Refuse values that are not finite: averaged, they would hide or spread.
-
-    Raises
-    ------
-    HouseError
-    """
+    """Raise `HouseError` if a value is not finite: averaging would hide it or spread it."""
     if np.isfinite(field.sum(axis=-1, dtype=np.float64)).all():
         return
     broken = ~np.isfinite(field)
     fields = int(broken.any(axis=-1).sum())
     raise HouseError(
         f"{int(broken.sum()):,} of {broken.size:,} values are not finite, in {fields} of "
-        f"{broken.size // broken.shape[-1]} fields: leave those fields (dates, lead times) out, and say so."
+        f"{broken.size // broken.shape[-1]} fields. Leave out those fields (dates, lead times), and report it."
     )
 
 
-def _of_some(band: Band, fields: np.ndarray) -> dict[str, tuple[Floats, ...]]:
+def _measure(band: Band, fields: np.ndarray) -> dict[str, tuple[Floats, ...]]:
+    """Return the arguments of `Excess` for each measure, and the jumps, for fields of shape (fields, nodes)."""
     field = fields[:, band.nodes].T.astype(np.float64)
-    field -= field.mean(axis=0)  # a constant changes nothing, and digits are kept
+    field -= field.mean(axis=0)  # for precision; a constant changes nothing
     before, after = band.values(field)
     slopes = band.slopes(field)
     deep, inner, outer, far = band.roughness(field)
@@ -276,11 +201,11 @@ def _of_some(band: Band, fields: np.ndarray) -> dict[str, tuple[Floats, ...]]:
         smoothness = jumps_away.mean(axis=0) / (kinks_away.mean(axis=0) * band.cell_km**2)
     for_jump, for_kink, for_both, for_inside, for_outside = band.ratios_at(smoothness)
 
-    def excess(edge: Floats, away: Floats, beside: list[Floats] | None = None, unit: float = 1.0) -> tuple[Floats, ...]:
-        squared = (edge - away) * unit**2
+    def excess(at: Floats, away: Floats, along: list[Floats] | None = None, unit: float = 1.0) -> tuple[Floats, ...]:
+        squared = (at - away) * unit**2
         stretches = _stretches(band, squared)
         background = np.sqrt(away.mean(axis=0))
-        scale = background if beside is None else np.sqrt(np.mean([_beside(band, side) for side in beside], axis=0))
+        scale = background if along is None else np.sqrt(np.mean([_along(band, side) for side in along], axis=0))
         return squared.mean(axis=0), _margin(stretches, axis=-1), background * unit, scale * unit, stretches
 
     return {
@@ -293,14 +218,14 @@ def _of_some(band: Band, fields: np.ndarray) -> dict[str, tuple[Floats, ...]]:
     }
 
 
-def _beside(band: Band, side: Floats) -> Floats:
-    """Mean square difference between sites that are a box apart along the edge."""
+def _along(band: Band, side: Floats) -> Floats:
+    """Return the mean square difference between sites that are a box width apart along the border."""
     one, other = band.partners.T
     return ((side[one] - side[other]) ** 2).mean(axis=0)
 
 
 def _stretches(band: Band, at_sites: Floats) -> Floats:
-    """Means over the sites of each block: shape (fields, blocks)."""
+    """Return means over the sites of each block: shape (fields, blocks)."""
     sizes = np.bincount(band.blocks)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     return (np.add.reduceat(at_sites, starts, axis=0) / sizes[:, None]).T
@@ -308,4 +233,4 @@ def _stretches(band: Band, at_sites: Floats) -> Floats:
 
 def _margin(samples: Floats, axis: int) -> Floats:
     number = samples.shape[axis]
-    return samples.std(axis=axis, ddof=1) / np.sqrt(number) * stdtrit(number - 1, 0.5 + CONFIDENCE / 2)
+    return samples.std(axis=axis, ddof=1) / np.sqrt(number) * stdtrit(number - 1, 0.5 + LEVEL / 2)

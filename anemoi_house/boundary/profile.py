@@ -1,4 +1,4 @@
-"""Error against distance from the edge of the LAM. Arrays in, arrays out: numpy alone."""
+"""Error against distance from the border of the LAM. Arrays in, arrays out: numpy alone."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from anemoi_house.errors import HouseError
 from anemoi_house.geometry import Floats
 
 REACH = 10
-"""How far bins go to either side by default, in cells."""
+"""Default extent of the bins on either side, in cells."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Errors by signed distance from the edge.
+    """Errors by signed distance from the border.
 
     Attributes
     ----------
-    edges_km : ndarray, shape (bins + 1,)
-        Limits of the bins: negative inside, and each bin with its upper limit but without its lower one.
+    limits_km : ndarray, shape (bins + 1,)
+        Limits of the bins, negative inside. A bin includes its upper limit and excludes its lower one.
     rms, bias : ndarray, shape (..., bins)
         Area-weighted root mean square and mean of the error, in the field's units; NaN in a bin without nodes.
     nodes : ndarray of int, shape (bins,)
         Nodes in each bin.
     """
 
-    edges_km: Floats
+    limits_km: Floats
     rms: Floats
     bias: Floats
     nodes: NDArray[np.int64]
 
     @property
     def centres_km(self) -> Floats:
-        """Middles of the bins."""
-        return (self.edges_km[1:] + self.edges_km[:-1]) / 2
+        """Centres of the bins."""
+        return (self.limits_km[1:] + self.limits_km[:-1]) / 2
 
 
 def distance_bins(signed_km: ArrayLike, cell_km: float, reach_km: float | None = None) -> Floats:
-    """Limits of bins of signed distance, in km, none of them empty.
+    """Return limits of bins of signed distance, in km, without empty bins.
 
-    Bins are `cell_km` wide and meet at the edge itself, distance 0. An empty one is joined to the next farther out.
+    Bins are `cell_km` wide and meet at the border, distance 0. An empty bin is merged with the next one farther out.
 
     Parameters
     ----------
@@ -52,41 +52,36 @@ def distance_bins(signed_km: ArrayLike, cell_km: float, reach_km: float | None =
     cell_km : float
         Such as `Band.cell_km`.
     reach_km : float, optional
-        How far to go to either side: ten cells by default, or as far as there are nodes.
+        Extent on either side; by default ten cells, or to the farthest node if that is nearer.
 
     Raises
     ------
     HouseError
-        Where a side has no nodes within reach.
+        If a side has no node within reach.
     """
     signed = np.asarray(signed_km, dtype=np.float64)
     reach = REACH * cell_km if reach_km is None else float(reach_km)
-    sides = []
-    for distance, what in ((-signed[signed <= 0], "in the limited area"), (signed[signed > 0], "outside of it")):
-        counts = np.bincount(
-            np.floor(distance[distance < reach] / cell_km).astype(int)
-            if what.startswith("in")
-            else np.ceil(distance[distance <= reach] / cell_km).astype(int) - 1
-        )
-        if not len(counts):
-            raise HouseError(f"no bins of distance: no node {what} lies within {reach:.0f} km of its edge")
-        sides.append((np.flatnonzero(counts) + 1.0) * cell_km)
-    inside, outside = sides
-    return np.concatenate([-inside[::-1], [0.0], outside])
+    inside = np.floor(-signed[(signed <= 0) & (signed > -reach)] / cell_km)
+    outside = np.ceil(signed[(signed > 0) & (signed <= reach)] / cell_km) - 1
+    for cells, side in ((inside, "inside"), (outside, "outside")):
+        if not len(cells):
+            raise HouseError(f"No node {side} the limited area lies within {reach:.0f} km of its border.")
+    below, above = ((np.unique(cells) + 1) * cell_km for cells in (inside, outside))
+    return np.concatenate([-below[::-1], [0.0], above])
 
 
-def error_profile(signed_km: ArrayLike, error: ArrayLike, areas: ArrayLike, edges_km: ArrayLike) -> Profile:
-    """Root mean square and mean of errors in bins of signed distance from the edge.
+def error_profile(signed_km: ArrayLike, error: ArrayLike, areas: ArrayLike, limits_km: ArrayLike) -> Profile:
+    """Return root mean square and mean of errors in bins of signed distance from the border.
 
     Parameters
     ----------
     signed_km : array_like, shape (nodes,)
-        Distance of each node from the edge, negative inside.
+        Distance of each node from the border, negative inside.
     error : array_like, shape (..., nodes)
         Forecast minus verification.
     areas : array_like, shape (nodes,)
         Weights.
-    edges_km : array_like, shape (bins + 1,)
+    limits_km : array_like, shape (bins + 1,)
         Limits of the bins, ascending, as from `distance_bins`.
 
     Raises
@@ -94,12 +89,12 @@ def error_profile(signed_km: ArrayLike, error: ArrayLike, areas: ArrayLike, edge
     HouseError
         For errors that are not finite.
     """
-    error, edges = np.asarray(error), np.asarray(edges_km, dtype=np.float64)
+    error, limits = np.asarray(error), np.asarray(limits_km, dtype=np.float64)
     require_finite(error)
-    bins = np.searchsorted(edges, np.asarray(signed_km, dtype=np.float64), side="left") - 1
+    bins = np.searchsorted(limits, np.asarray(signed_km, dtype=np.float64), side="left") - 1
     order = np.argsort(bins, kind="stable")
-    order = order[(bins[order] >= 0) & (bins[order] < len(edges) - 1)]
-    nodes = np.bincount(bins[order], minlength=len(edges) - 1)
+    order = order[(bins[order] >= 0) & (bins[order] < len(limits) - 1)]
+    nodes = np.bincount(bins[order], minlength=len(limits) - 1)
     filled = np.flatnonzero(nodes)
     starts = np.concatenate([[0], np.cumsum(nodes[filled])[:-1]]).astype(int)
     weights = np.asarray(areas, dtype=np.float64)[order]
@@ -113,4 +108,4 @@ def error_profile(signed_km: ArrayLike, error: ArrayLike, areas: ArrayLike, edge
         sums[0, index, filled] = np.add.reduceat(weighted * values, starts) / total
         sums[1, index, filled] = np.add.reduceat(weighted, starts) / total
     squares, bias = sums.reshape(2, *error.shape[:-1], len(nodes))
-    return Profile(edges_km=edges, rms=np.sqrt(squares), bias=bias, nodes=nodes)
+    return Profile(limits_km=limits, rms=np.sqrt(squares), bias=bias, nodes=nodes)

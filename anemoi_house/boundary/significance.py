@@ -1,33 +1,44 @@
-"""Whether two runs differ by more than noise: over starting dates, along the boundary, and over trainings.
+"""Is a difference more than noise? Intervals over starting dates, along the boundary, and over trainings.
+
+Two designs, one function each:
+
+- `paired_difference`: two runs, or two experiments trained a few times each, forecast from the same dates. Each source
+  of noise has an interval of its own, and a verdict needs all of them. The report uses it.
+- `difference_over_seeds`: two experiments trained from the same seeds and forecast from the same dates, scores of
+  several variables averaged. One interval holds both sources of noise. The study uses it.
 
 Arrays in, numbers out: numpy and scipy alone.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
-from anemoi_house.boundary.index import signed_root
+from anemoi_house.boundary.index import LEVEL, signed_root
+from anemoi_house.geometry import Bools, Floats
 
-Floats = NDArray[np.float64]
-
-LEVEL = 0.95
 RESAMPLES = 4000
+STUDY_RESAMPLES = 2000
 FEWEST_DATES = 6
-"""With fewer dates, all of them can lie on one side by chance more often than 1 time in 20."""
+"""With fewer dates, all of them lie on one side by chance more often than 1 time in 20."""
 
 BETTER, WORSE, NOISE = "better", "worse", "no difference beyond noise"
 LOWER, HIGHER = "lower, but the first has no artifact", "higher, but no artifact"
-"""Of a jump where the larger of the two is none beyond noise: there is nothing to better."""
+"""Verdicts on a jump where the larger of the two is not beyond noise: there is nothing to improve."""
+
+_TAIL = (1 - LEVEL) / 2
+
+Interval = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
 class Stretches:
-    """The (signed) squares of two scores by stretches of the boundary.
+    """The (signed) squares of two scores by stretch of the boundary.
 
     Attributes
     ----------
@@ -43,20 +54,20 @@ class Stretches:
 
 @dataclass(frozen=True)
 class Difference:
-    """A run, or the mean of several trainings of an experiment, less another.
+    """The score of a run, or the mean score of an experiment's trainings, minus another's.
 
     Attributes
     ----------
     value : float
-        Difference of the scores; below 0 where the first one's is smaller.
+        Difference of the scores; below 0 where the first is smaller.
     low, high : float or None
         Confidence interval over dates; None for a single date.
     dates : int
         Dates that both have.
     edge_low, edge_high : float or None
-        Confidence interval along the boundary; None for a score that has no stretches.
+        Confidence interval along the boundary; None for a score without stretches.
     seed_low, seed_high : float or None
-        Confidence interval over trainings; None where one of the two was trained once.
+        Confidence interval over trainings; None where either was trained once.
     verdict : str
         In words, smaller being better.
     """
@@ -77,63 +88,55 @@ def paired_difference(
 ) -> Difference:
     """Compare two scores over the same dates.
 
-    The interval over dates is a paired bootstrap: dates are drawn with replacement, the same ones for both, and the
-    difference of the two scores is taken anew each time. Its quantiles lie further out than the nominal ones, which
-    are too narrow for few dates (the expanded percentile interval of Hesterberg, The American Statistician 69, 2015).
-    What stays in place from date to date, such as mountains in the temperature, is no noise over dates, but it is
-    chance where along the boundary it lies. So scores of the boundary must differ over its stretches too: by Student's
-    interval for their differences where both have the same boundary, else by Welch's for the difference of two means.
-
-    Where both were trained several times, the trainings of an experiment must differ from those of the other as well:
-    Welch's interval again.
+    - *Dates*: a paired bootstrap. Dates are drawn with replacement, the same ones for both, and the scores are
+      subtracted each time. The quantiles taken are wider than the nominal ones, which are too narrow for few dates (the
+      expanded percentile interval of Hesterberg, The American Statistician 69, 2015).
+    - *Boundary*: features that stay in place from date to date, such as mountains in the temperature, are not noise
+      over dates, but where they lie along the boundary is chance. So scores of the boundary must also differ over its
+      stretches: Student's interval of the differences where both have the same boundary, else Welch's.
+    - *Trainings*: where both were trained several times, Welch's interval of the two means.
 
     Parameters
     ----------
     ours, theirs : array_like, shape (trainings, dates)
-        Score of each training on each date; NaN where a date has none. The dates are the same in both.
+        Score of each training on each date; NaN for a missing one. Both have the same dates.
     squares : bool
-        The values are (signed) squares, and the score is the signed root of their mean over dates, as of a
-        root-mean-square error; otherwise it is the mean.
+        The values are (signed) squares and the score is the signed root of their mean over dates, as for a
+        root-mean-square error; otherwise the score is the mean.
     stretches : Stretches, optional
-        The same by stretches of the boundary, for squares.
+        The same squares by stretch of the boundary.
 
     Returns
     -------
     Difference
-        `better` or `worse` where no interval holds 0, and there are at least `FEWEST_DATES` dates.
+        `better` or `worse` where no interval holds 0 and there are at least `FEWEST_DATES` dates.
     """
     one, other = (np.atleast_2d(np.asarray(values, dtype=np.float64)) for values in (ours, theirs))
-    usable = np.logical_and(np.isfinite(one).all(axis=0), np.isfinite(other).all(axis=0))
+    usable = np.isfinite(np.concatenate([one, other])).all(axis=0)
     one, other, dates = one[:, usable], other[:, usable], int(usable.sum())
     if not dates:
         return Difference(None, None, None, 0, None, None, None, None, "no date that both have")
 
-    # The same random picks for every comparison, so that a report says the same each time.
-    picks = np.random.default_rng(0).integers(dates, size=(RESAMPLES, dates))
-    value = float(_score(one, squares).mean() - _score(other, squares).mean())
-    low = high = edge_low = edge_high = seed_low = seed_high = None
-    if dates > 1:
-        drawn = _score(one[:, picks], squares).mean(axis=0) - _score(other[:, picks], squares).mean(axis=0)
-        tail = stats.norm.cdf(np.sqrt(dates / (dates - 1)) * stats.t.ppf((1 - LEVEL) / 2, dates - 1))
-        low, high = (float(bound) for bound in np.quantile(drawn, [tail, 1 - tail]))
-    if min(len(one), len(other)) > 1:
-        seed_low, seed_high = _welch(_score(one, squares), _score(other, squares))
+    first, second = _score(one, squares), _score(other, squares)
+    value = float(first.mean() - second.mean())
+    none: Interval = (None, None)
+    over_dates = _expanded_percentiles(one, other, squares) if dates > 1 else none
+    along_boundary = _along_boundary(stretches, usable, value) if stretches is not None else none
+    over_trainings = _welch(first, second) if min(len(one), len(other)) > 1 else none
+    verdict = _verdict(dates, [over_dates, along_boundary, over_trainings])
+    return Difference(value, *over_dates, dates, *along_boundary, *over_trainings, verdict)
 
-    if stretches is not None:
-        edge_low, edge_high = _along_edge(stretches, usable, value)
 
-    intervals = [(low, high), (edge_low, edge_high), (seed_low, seed_high)]
+def _verdict(dates: int, intervals: list[Interval]) -> str:
     if dates == 1:
-        verdict = "no spread: one date"
-    elif dates < FEWEST_DATES:
-        verdict = f"too few dates to tell ({dates})"
-    elif all(above is None or above < 0 for _, above in intervals):
-        verdict = BETTER
-    elif all(below is None or below > 0 for below, _ in intervals):
-        verdict = WORSE
-    else:
-        verdict = NOISE
-    return Difference(value, low, high, dates, edge_low, edge_high, seed_low, seed_high, verdict)
+        return "no spread: one date"
+    if dates < FEWEST_DATES:
+        return f"too few dates to tell ({dates})"
+    if all(high is None or high < 0 for _, high in intervals):
+        return BETTER
+    if all(low is None or low > 0 for low, _ in intervals):
+        return WORSE
+    return NOISE
 
 
 def _score(values: Floats, squares: bool) -> Floats:
@@ -141,13 +144,23 @@ def _score(values: Floats, squares: bool) -> Floats:
     return signed_root(mean) if squares else mean
 
 
-def _along_edge(stretches: Stretches, usable: NDArray[np.bool_], value: float) -> tuple[float, float]:
-    """Interval over stretches, from squares into the units of the difference of the roots."""
+def _expanded_percentiles(one: Floats, other: Floats, squares: bool) -> tuple[float, float]:
+    """Return the bootstrap interval over dates of the difference, for arrays of shape (trainings, dates)."""
+    dates = one.shape[1]
+    # The same random picks for every comparison, so that a report is reproducible.
+    picks = np.random.default_rng(0).integers(dates, size=(RESAMPLES, dates))
+    drawn = _score(one[:, picks], squares).mean(axis=0) - _score(other[:, picks], squares).mean(axis=0)
+    tail = stats.norm.cdf(np.sqrt(dates / (dates - 1)) * stats.t.ppf(_TAIL, dates - 1))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _along_boundary(stretches: Stretches, usable: Bools, value: float) -> tuple[float, float]:
+    """Return the interval over stretches, converted from squares to the units of the difference of the roots."""
     one, other = (each[:, usable].mean(axis=(0, 1)) for each in (stretches.ours, stretches.theirs))
     squared = float(one.mean() - other.mean())
     if stretches.same:
-        error = float((one - other).std(ddof=1)) / np.sqrt(len(one))
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, len(one) - 1)) * error
+        reach = _student(float((one - other).std(ddof=1)) / len(one) ** 0.5, len(one) - 1)
         low, high = squared - reach, squared + reach
     else:
         low, high = _welch(one, other)
@@ -155,13 +168,92 @@ def _along_edge(stretches: Stretches, usable: NDArray[np.bool_], value: float) -
     return low * unit, high * unit
 
 
+def _student(error: float, freedom: float) -> float:
+    """Return half the width of Student's interval for a standard error."""
+    return float(stats.t.isf(_TAIL, freedom)) * error
+
+
 def _welch(one: Floats, other: Floats) -> tuple[float, float]:
-    """Interval for the difference of the means of two samples that may differ in variance."""
-    parts = [sample.var(ddof=1) / len(sample) for sample in (one, other)]
-    error = float(np.sqrt(sum(parts)))
-    difference = float(one.mean() - other.mean())
-    if not error:
+    """Return Welch's interval for the difference of the means of two samples."""
+    if not (np.ptp(one) or np.ptp(other)):  # scipy has no interval for two constants
+        difference = float(one.mean() - other.mean())
         return difference, difference
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, (one, other)))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return difference - reach, difference + reach
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # one of them may be constant
+        interval = stats.ttest_ind(one, other, equal_var=False).confidence_interval(LEVEL)
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class SeedDifference:
+    """An experiment's score minus another's, over seeds and dates.
+
+    Attributes
+    ----------
+    value : float
+    low, high : float
+        Interval that holds the difference in 95 of 100 repetitions with other seeds and other dates.
+    error_seeds, error_dates : float
+        Standard errors due to the choice of seeds and of dates.
+    """
+
+    value: float
+    low: float
+    high: float
+    error_seeds: float
+    error_dates: float
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the interval excludes 0."""
+        return not self.low <= 0 <= self.high
+
+
+def difference_over_seeds(ours: ArrayLike, theirs: ArrayLike, units: ArrayLike = 1.0) -> SeedDifference:
+    """Compare two experiments that were trained from the same seeds and forecast from the same dates.
+
+    A score is the mean over seeds of the signed root of the mean over dates. Its two sources of noise are kept apart:
+
+    - *Dates*: a paired bootstrap, with the same dates for both experiments and all seeds. The standard error is the
+      standard deviation of the difference times sqrt(n / (n - 1)) for n dates.
+    - *Seeds*: the standard error of the mean of the differences seed by seed. Trainings of one seed see the same data
+      in the same order and start from the same weights where their graphs agree; where they share nothing, pairing
+      costs degrees of freedom and nothing else.
+
+    The variances are added, and the interval is Student's with Satterthwaite's degrees of freedom. A bootstrap over
+    seeds would be too narrow: there are three.
+
+    Parameters
+    ----------
+    ours, theirs : array_like, shape (variables, seeds, dates)
+        (Signed) squares; seeds and dates are the same in both. Scores are averaged over the variables last.
+    units : array_like, shape (variables,)
+        What the scores of each variable are divided by before they are averaged.
+
+    Returns
+    -------
+    SeedDifference
+        Below 0 where `ours` is smaller. The interval is infinite for one seed or one date, which shows no spread.
+    """
+    one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    seeds, dates = one.shape[-2:]
+
+    def scores(squares: Floats) -> Floats:
+        """Return the score of each seed, of shape (seeds, ...)."""
+        roots = signed_root(squares.mean(axis=-1))
+        return (roots / np.reshape(units, (-1, *[1] * (roots.ndim - 1)))).mean(axis=0)
+
+    by_seed = scores(one) - scores(other)
+    value = float(by_seed.mean())
+    if dates < 2 or seeds < 2:
+        return SeedDifference(value, -np.inf, np.inf, np.nan, np.nan)
+
+    picks = np.random.default_rng(0).integers(dates, size=(STUDY_RESAMPLES, dates))
+    drawn = (scores(one[..., picks]) - scores(other[..., picks])).mean(axis=0)
+    of_dates = float(np.var(drawn)) * dates / (dates - 1)
+    of_seeds = float(by_seed.var(ddof=1)) / seeds
+    variance = of_dates + of_seeds
+    if not variance:
+        return SeedDifference(value, value, value, 0.0, 0.0)
+    freedom = variance**2 / (of_dates**2 / (dates - 1) + of_seeds**2 / (seeds - 1))
+    reach = _student(variance**0.5, freedom)
+    return SeedDifference(value, value - reach, value + reach, of_seeds**0.5, of_dates**0.5)

@@ -1,4 +1,4 @@
-"""How much of the LAM's edge is trimmed: cells on each side, or a width in km.
+"""The trim of a LAM: cells taken off each side, or a width in km.
 
 Numpy alone.
 """
@@ -14,24 +14,24 @@ from anemoi_house.errors import HouseError
 from anemoi_house.geometry import spacing_km
 
 Cells = tuple[int, int, int, int]
-"""Cells taken off at the low and high end of y (rows), then of x (columns), as in anemoi-datasets' `trim_edge`."""
+"""Cells removed at the low and high end of y (rows), then of x (columns), as in anemoi-datasets' `trim_edge`."""
 
 SMALLEST_DOMAIN = 8
-"""Cells along y and x that a trimmed LAM keeps at least; below that there is no inside left."""
+"""Fewest cells along y and x of a trimmed LAM; a smaller one has no interior."""
 
 _WIDTH = re.compile(r"\s*(?P<number>[0-9.eE+-]+)\s*(?P<unit>[A-Za-z]*)\s*")
 _WAY_OUT = "Give cells as [y0, y1, x0, x1], a width such as '225 km', or null for no trim."
 
 
 def parse_trim(value: object, key: str = "trim") -> Cells | float | None:
-    """Trim as a user wrote it.
+    """Parse a trim as a user writes it.
 
     Parameters
     ----------
     value : object
-        Four whole numbers of cells, a text such as `225 km`, or None.
+        Four integers (cells), a text such as `225 km`, or None.
     key : str
-        Name of the setting, for the message.
+        Name of the setting, for messages.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def parse_trim(value: object, key: str = "trim") -> Cells | float | None:
     Raises
     ------
     HouseError
-        For anything else: negative, of the wrong length, a width without its unit.
+        For anything else, such as a negative number, the wrong length, or a width without its unit.
     """
     if value is None:
         return None
@@ -50,10 +50,10 @@ def parse_trim(value: object, key: str = "trim") -> Cells | float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise HouseError(f"{key}: {value} has no unit; is it '{value} km', or cells? {_WAY_OUT}")
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise HouseError(f"{key}: {value!r} is no trim. {_WAY_OUT}")
+        raise HouseError(f"{key}: {value!r} is not a valid trim. {_WAY_OUT}")
     cells = list(value)
     if len(cells) != 4:
-        raise HouseError(f"{key}: {cells} has {len(cells)} numbers and not 4. {_WAY_OUT}")
+        raise HouseError(f"{key}: {cells} has {len(cells)} numbers, not 4. {_WAY_OUT}")
     if not all(isinstance(cell, int) and not isinstance(cell, bool) and cell >= 0 for cell in cells):
         raise HouseError(f"{key}: {cells} must be whole numbers of cells, 0 or more. {_WAY_OUT}")
     return tuple(cells)  # type: ignore[return-value]
@@ -66,22 +66,22 @@ def _parse_width(text: str, key: str) -> float:
     except ValueError:
         width_km = None
     if found is None or width_km is None:
-        raise HouseError(f"{key}: '{text}' is no trim. {_WAY_OUT}")
+        raise HouseError(f"{key}: '{text}' is not a valid trim. {_WAY_OUT}")
     if found["unit"] != "km":
-        said = f"is in '{found['unit']}' and not in km" if found["unit"] else "has no unit"
-        raise HouseError(f"{key}: '{text}' {said}; is it '{found['number']} km'? {_WAY_OUT}")
+        problem = f"is in '{found['unit']}', not km" if found["unit"] else "has no unit"
+        raise HouseError(f"{key}: '{text}' {problem}; is it '{found['number']} km'? {_WAY_OUT}")
     if not 0 <= width_km < float("inf"):
         raise HouseError(f"{key}: '{text}' must be a finite width, 0 km or more. {_WAY_OUT}")
     return width_km
 
 
 def width_to_cells(width_km: float, latitudes: ArrayLike, longitudes: ArrayLike) -> Cells:
-    """Cells of a width, from the spacing of the grid itself.
+    """Convert a width to cells by the spacing of the grid.
 
     Parameters
     ----------
     width_km : float
-        Width to take off on every side.
+        Width to remove on every side.
     latitudes, longitudes : array_like, shape (ny, nx)
         Degrees.
     """
@@ -91,18 +91,18 @@ def width_to_cells(width_km: float, latitudes: ArrayLike, longitudes: ArrayLike)
 
 
 def check_domain(cells: Cells, shape: tuple[int, int], key: str = "trim") -> tuple[int, int]:
-    """Shape (ny, nx) that the trim leaves.
+    """Return the shape (ny, nx) that the trim leaves.
 
     Raises
     ------
     HouseError
-        Where fewer than `SMALLEST_DOMAIN` rows or columns are left.
+        If fewer than `SMALLEST_DOMAIN` rows or columns are left.
     """
     y0, y1, x0, x1 = cells
     left = shape[0] - y0 - y1, shape[1] - x0 - x1
     if min(left) < SMALLEST_DOMAIN:
         raise HouseError(
-            f"{key}: {list(cells)} takes too much off a LAM of {shape[0]} rows x {shape[1]} columns: at least "
-            f"{SMALLEST_DOMAIN} of each must stay. Trim less."
+            f"{key}: {list(cells)} removes too much of a LAM of {shape[0]} rows x {shape[1]} columns: at least "
+            f"{SMALLEST_DOMAIN} of each must remain. Trim less."
         )
     return left

@@ -24,7 +24,7 @@ from anemoi_house.datasets.grib import Forecast
 from anemoi_house.datasets.stores import PATIENCE_S, AbsentError, ArchiveError, Root
 from anemoi_house.datasets.variables import VARIABLES, Variable, variable
 from anemoi_house.errors import HouseError
-from anemoi_house.upstream.errors import CommandError, end_plainly_on_a_disk
+from anemoi_house.upstream.errors import CommandError, explain_disk_errors
 
 DATES_AT_ONCE = 4
 """Dates whose messages are fetched side by side, some 60 MB each for HRRR: the next come while one is decoded."""
@@ -130,7 +130,7 @@ def _archive(name: str, roots: tuple[Root, ...], patience_s: float, indexes: Pat
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a recipe as they are, once they are known to be right: before anything is written."""
-    end_plainly_on_a_disk()
+    explain_disk_errors()
     try:
         Request.of(**settings)
     except HouseError as mistake:

@@ -1,1 +1,1 @@
-"""What a training will use, told from its config before anything runs."""
+"""What a training will use, from its config, before anything runs."""

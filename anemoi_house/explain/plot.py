@@ -1,4 +1,4 @@
-"""Picture of the learning rate over a training."""
+"""Plot of the learning rate over a training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from anemoi_house.figures.files import write_figure
 
 
 def plot_rate(values: Effective, output: Path) -> Path:
-    """Draw the learning rate that the optimiser gets at each step, and what decides on it.
+    """Plot the learning rate that the optimiser gets at each step, with the settings that determine it.
 
     Parameters
     ----------
     values : Effective
         Of an experiment.
     output : Path
-        Picture; its ending names the format.
+        File to write; its suffix selects the format.
 
     Returns
     -------
@@ -27,36 +27,28 @@ def plot_rate(values: Effective, output: Path) -> Path:
     Raises
     ------
     HouseError
-        Where the picture cannot be written.
+        If the training has no steps, or the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rate = values.rate
     if not rate.by_step:
-        raise HouseError(f"{values.config}: has no steps to draw a rate of")
+        raise HouseError(f"{values.config}: the training has no steps, so there is no rate to plot")
+    last, highest = len(rate.by_step) - 1, max(rate.by_step)
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(range(len(rate.by_step)), rate.by_step, color="black", linewidth=1.5)
-    axes.set_xlabel("step")
-    axes.set_ylabel("learning rate")
-    axes.set_xlim(0, len(rate.by_step))
-    axes.set_ylim(0, 1.18 * max(rate.by_step))
+    axes.plot(range(last + 1), rate.by_step, color="black", linewidth=1.5)
+    axes.set(xlabel="step", ylabel="learning rate", xlim=(0, last + 1), ylim=(0, 1.18 * highest))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
-    highest = max(rate.by_step)
-    at = rate.by_step.index(highest)
-    axes.annotate(
-        f"{rate.effective:g} = {rate.local:g} x {values.hardware.models} models",
-        (at, highest),
-        (8, 8),
-        textcoords="offset points",
-    )
+    text = f"{rate.effective:g} = {rate.local:g} x {values.hardware.models} models"
+    axes.annotate(text, (rate.by_step.index(highest), highest), (8, 8), textcoords="offset points")
     if rate.minimum is not None:
         axes.annotate(
             f"minimum {rate.minimum:g}",
-            (len(rate.by_step) - 1, rate.by_step[-1]),
+            (last, rate.by_step[-1]),
             (-4, 40),
             textcoords="offset points",
             ha="right",

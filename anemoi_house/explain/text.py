@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
 
-from anemoi_house.explain.effective import Effective, Phase, Rate, Weight
+from anemoi_house.explain.effective import Effective
+from anemoi_house.upstream.loss import Weight
+from anemoi_house.upstream.trainer import Phase, Rate
+from anemoi_house.words import counted
 
 WIDTH = 80
 _INDENT = 16
@@ -13,35 +15,43 @@ _JOINT = "\N{NO-BREAK SPACE}"
 
 
 def as_text(values: Effective) -> str:
-    """All that is told of an experiment, in lines of at most 80 characters."""
-    hardware, loss = values.hardware, values.loss
-    lines = [values.config, ""]
-    lines += _entry("models", _models(values))
+    """Return the effective values of an experiment in lines of at most 80 characters."""
+    hardware, loss, last = values.hardware, values.loss, values.phases[-1]
+    devices = f"{counted(hardware.nodes, 'node')} with {counted(hardware.gpus_per_node, 'device')} each"
     accumulated = f" x {hardware.accumulated} batches" if hardware.accumulated > 1 else ""
-    lines += _entry(
-        "batch", f"{_count(hardware.global_batch, 'sample')} a step: {hardware.models} x "
-        f"{hardware.batch_per_model}{accumulated}"
-    )  # fmt: skip
-    for name, told in _rate(values.rate):
-        lines += _entry(name, told)
-    last = values.phases[-1]
-    lines += _entry("length", f"{values.steps:,} steps in {_count(last.first_epoch + last.epochs, 'epoch')}")
-    lines += _phases(values)
-    share = "by area" if loss.lam_share is None else f"{100 * loss.lam_share:g} % of the loss"
-    lines += _entry("LAM", share)
-    lines += _entry("loss", f"{loss.name}, weighed by {', '.join(loss.scalers)}")
-    lines += _entry("checkpoints", "; ".join(values.checkpoints))
-    lines += _entry("", f"in {values.folder}, one folder for each run")
-    lines += _entry("begins with", values.start)
-    for note in values.notes:
-        lines += _entry("not known", note)
-    lines += ["", *textwrap.wrap(f"Weights of the variables, which are those of {values.variables_from}:", WIDTH), ""]
-    lines += weights_table(loss.weights)
+    batch = f"{hardware.models} x {hardware.batch_per_model}{accumulated}"
+    before_table = [
+        ("models", f"{hardware.models}: {devices}, {hardware.gpus_per_model} to a model"),
+        ("batch", f"{counted(hardware.global_batch, 'sample')} a step: {batch}"),
+        ("learning rate", _rate(values.rate)),
+        ("", _schedule(values.rate)),
+        ("length", f"{values.steps:,} steps in {counted(last.first_epoch + last.epochs, 'epoch')}"),
+    ]
+    after_table = [
+        ("LAM", "by area" if loss.lam_share is None else f"{100 * loss.lam_share:g} % of the loss"),
+        ("loss", f"{loss.name}, weighted by {', '.join(loss.scalers)}"),
+        ("checkpoints", "; ".join(values.checkpoints)),
+        ("", f"in {values.folder}, one folder for each run"),
+        ("begins with", values.start),
+        *(("not known", note) for note in values.notes),
+    ]
+    heading = f"Weights of the variables, which are those of {values.variables_from}:"
+    lines = [
+        values.config,
+        "",
+        *_entries(before_table),
+        *_phases(values.phases),
+        *_entries(after_table),
+        "",
+        *textwrap.wrap(heading, WIDTH),
+        "",
+        *weights_table(loss.weights),
+    ]
     return "\n".join(lines)
 
 
 def weights_table(weights: tuple[Weight, ...]) -> list[str]:
-    """Weights in lines: a row for each parameter, with one weight, or with those of its levels."""
+    """Return a row for each parameter, with one weight or with those of its levels."""
     lines = []
     for param in dict.fromkeys(each.param for each in weights):
         own = [each for each in weights if each.param == param]
@@ -50,65 +60,45 @@ def weights_table(weights: tuple[Weight, ...]) -> list[str]:
             where = f"{len(levels)} levels, {levels[0].level} to {levels[-1].level} hPa" if levels else "surface"
             lines.append(f"  {param:<12}{own[0].weight:<12g}{where}")
             continue
-        told = "  ".join(f"{each.level} hPa {each.weight:g}".replace(" ", _JOINT) for each in levels or own)
-        wrapped = textwrap.wrap(told, WIDTH, initial_indent=f"  {param:<12}", subsequent_indent=" " * 14)
+        text = "  ".join(f"{each.level} hPa {each.weight:g}".replace(" ", _JOINT) for each in levels or own)
+        wrapped = textwrap.wrap(text, WIDTH, initial_indent=f"  {param:<12}", subsequent_indent=" " * 14)
         lines += [line.replace(_JOINT, " ") for line in wrapped]
     smallest = min(weights, key=lambda each: each.weight)
-    lines += ["", f"  The smallest is {smallest.weight:g}, of {smallest.variable}."]
+    return [*lines, "", f"  The smallest is {smallest.weight:g}, of {smallest.variable}."]
+
+
+def _entries(entries: list[tuple[str, str]]) -> list[str]:
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent=" " * _INDENT, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for name, text in entries:
+        wrap.initial_indent = f"{name:<{_INDENT}}"
+        lines += wrap.wrap(text)
     return lines
 
 
-def _entry(name: str, told: str) -> list[str]:
-    return textwrap.wrap(
-        told,
-        WIDTH,
-        initial_indent=f"{name:<{_INDENT}}",
-        subsequent_indent=" " * _INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _models(values: Effective) -> str:
-    hardware = values.hardware
-    devices = _count(hardware.gpus_per_node, "device")
-    return (
-        f"{hardware.models}: {_count(hardware.nodes, 'node')} with {devices} each, {hardware.gpus_per_model} to a model"
-    )
-
-
-def _rate(rate: Rate) -> Iterator[tuple[str, str]]:
+def _rate(rate: Rate) -> str:
     models = round(rate.effective / rate.local) if rate.local else 1
-    local = f", {rate.local:g} for each of {models} models" if models > 1 else ""
-    yield "learning rate", f"{rate.effective:g}{local}"
+    return f"{rate.effective:g}" + (f", {rate.local:g} for each of {models} models" if models > 1 else "")
+
+
+def _schedule(rate: Rate) -> str:
     if rate.schedule is None:
-        yield "", "constant"
-        return
+        return "constant"
     highest = max(rate.by_step)
-    at = rate.by_step.index(highest)
-    told = f"{rate.schedule}: {rate.by_step[0]:.3g} at step 0, {highest:.3g} at step {at:,}, "
-    told += f"{rate.by_step[-1]:.3g} at step {len(rate.by_step) - 1:,}"
-    if rate.warmup:
-        told += f"; warm-up of {rate.warmup:,}"
-    if rate.minimum is not None:
-        told += f", minimum {rate.minimum:g}"
-    yield "", told
+    return (
+        f"{rate.schedule}: {rate.by_step[0]:.3g} at step 0, "
+        f"{highest:.3g} at step {rate.by_step.index(highest):,}, "
+        f"{rate.by_step[-1]:.3g} at step {len(rate.by_step) - 1:,}"
+        + (f"; warm-up of {rate.warmup:,}" if rate.warmup else "")
+        + (f", minimum {rate.minimum:g}" if rate.minimum is not None else "")
+    )
 
 
-def _phases(values: Effective) -> list[str]:
-    """A table of the epochs: a row for each length of forecasts."""
-    head = ["epochs", "forecasts", "dates", "batches", "steps"]
-    rows = [
-        [_epochs(each), f"{each.hours:g} h", f"{each.samples:,}", f"{each.batches:,}", f"{each.steps:,}"]
-        for each in values.phases
-    ]
-    return [f"{'':<{_INDENT}}" + "".join(f"{cell:<12}" for cell in row).rstrip() for row in [head, *rows]]
-
-
-def _epochs(phase: Phase) -> str:
-    last = phase.first_epoch + phase.epochs - 1
-    return str(last) if phase.epochs == 1 else f"{phase.first_epoch} to {last}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _phases(phases: tuple[Phase, ...]) -> list[str]:
+    """Return a table with a row for each length of forecasts."""
+    rows = [["epochs", "forecasts", "dates", "batches", "steps"]]
+    for each in phases:
+        last = each.first_epoch + each.epochs - 1
+        epochs = str(last) if each.epochs == 1 else f"{each.first_epoch} to {last}"
+        rows.append([epochs, f"{each.hours:g} h", f"{each.samples:,}", f"{each.batches:,}", f"{each.steps:,}"])
+    return [" " * _INDENT + "".join(f"{cell:<12}" for cell in row).rstrip() for row in rows]

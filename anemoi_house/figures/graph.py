@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.figures.files import DOTS_PER_INCH, check_format, new_figure, write_figure
 from anemoi_house.figures.projection import Projection, centre_of, coastlines, graticule, joined, outline

@@ -1,1 +1,1 @@
-"""Forecasts of a trained run with the stock anemoi-inference: asked for, made, read."""
+"""Forecasts of trained runs: requested, made by the stock runner, and read back."""

@@ -1,6 +1,6 @@
-"""Forecasts as they lie on the disk, and the analyses that they are verified with.
+"""Forecasts on disk, and the analyses that verify them.
 
-A forecast needs nothing but its folder: neither the checkpoint nor the data. A verification needs the data.
+Reading a forecast needs its directory alone, neither the checkpoint nor the data. Verifying it needs the data.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anemoi_house.errors import HouseError
+from anemoi_house.errors import HouseError, first_line
 from anemoi_house.runs.trained import find_run
 
 SIDECAR = "forecast.json"
 FORMAT = 1
 FOLDER = "forecast"
-"""Of all forecasts, below the outputs of a training; in it one folder for each run."""
+"""Directory of all forecasts below the outputs of a training; it has one directory for each run."""
 
-SAME_PLACE_DEGREES = 1e-3
-"""Coordinates that differ by less are those of the same point: files hold them in single precision."""
+SAME_POINT_DEGREES = 1e-3
+"""Coordinates of one point may differ by this much: files hold them in single precision."""
+
+MAKE = "Make forecasts with: anemoi-house forecast RUN --dates DATE --lead-time 24h."
+REMAKE = "Make the forecasts again, in another directory."
 
 Floats = NDArray[np.float32]
 Dates = NDArray[np.datetime64]
@@ -33,32 +36,32 @@ Dates = NDArray[np.datetime64]
 
 @dataclass(frozen=True)
 class About:
-    """What all forecasts of a folder have in common.
+    """What all forecasts in a directory have in common.
 
     Attributes
     ----------
     run_id, name : str
-        Of the run, and its name for a person.
+        Id of the run, and its name in the tracker.
     checkpoint : str
-        Where it lay.
+        Path of the checkpoint when the forecasts were made.
     checkpoint_uuid : str or None
-        Its own id: another one for each checkpoint of a run.
+        Id of the checkpoint, different for each checkpoint of a run.
     step : int or None
-        Optimiser steps behind it.
+        Optimiser steps of the checkpoint.
     timestep_h : int
         Hours between two lead times.
     lam_nodes : int or None
-        Nodes of the LAM, which come first; None where the dataset is no cutout.
+        Number of LAM nodes, which come first; None if the dataset is not a cutout.
     lam_shape : tuple of int or None
-        (ny, nx) of the LAM as trimmed; None where it has no two-dimensional grid.
+        (ny, nx) of the trimmed LAM; None if it has no two-dimensional grid.
     trim : tuple of int or None
-        Cells taken off the LAM, as in anemoi-datasets' `trim_edge`.
+        Cells trimmed off the LAM, as in anemoi-datasets' `trim_edge`.
     dataset : dict
         Arguments of `open_dataset`.
     diagnostic : tuple of str
-        Variables that are outputs and no inputs, hence without a value at the start.
+        Variables that are outputs but not inputs, and so have no value at lead time 0.
     units : dict
-        Of the variables, as the dataset says.
+        Units of the variables, from the dataset.
     """
 
     run_id: str
@@ -75,53 +78,51 @@ class About:
     units: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> str:
-        """Text of the sidecar."""
+        """Return the text of the sidecar file."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> About:
-        """From the sidecar of a folder.
+        """Read the sidecar file of a directory.
 
         Raises
         ------
         HouseError
-            Where there is none, or it is not one that this version understands.
+            If it is missing, unreadable, or of another format.
         """
         path = folder / SIDECAR
         try:
-            said = json.loads(path.read_text())
+            values = json.loads(path.read_text())
         except FileNotFoundError:
-            raise HouseError(
-                f"{folder}: holds no {SIDECAR}, so no forecasts. Make some: anemoi-house forecast RUN --dates DATE "
-                "--lead-time 24h."
-            ) from None
+            raise HouseError(f"{folder}: holds no {SIDECAR}, so no forecasts. {MAKE}") from None
         except (OSError, ValueError) as error:
-            raise HouseError(f"{path}: cannot be read ({error}). Make the forecasts anew in another folder.") from None
-        if not isinstance(said, dict) or said.get("format") != FORMAT:
-            raise HouseError(f"{path}: is not of format {FORMAT}. Make the forecasts anew in another folder.")
+            raise HouseError(f"{path}: cannot be read ({error}). {REMAKE}") from None
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise HouseError(f"{path}: is not of format {FORMAT}. {REMAKE}")
         known = {each.name for each in fields(cls)}
-        if lacking := sorted(known - said.keys()):
-            raise HouseError(f"{path}: lacks {', '.join(lacking)}. Make the forecasts anew in another folder.")
-        lists = {key: tuple(said[key]) if said[key] is not None else None for key in ("lam_shape", "trim")}
-        return cls(**{key: said[key] for key in known} | lists | {"diagnostic": tuple(said["diagnostic"])})
+        if lacking := sorted(known - values.keys()):
+            raise HouseError(f"{path}: lacks {', '.join(lacking)}. {REMAKE}")
+        for key in ("lam_shape", "trim", "diagnostic"):
+            values[key] = None if values[key] is None else tuple(values[key])
+        return cls(**{key: values[key] for key in known})
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One forecast, in a NetCDF file of anemoi-inference. Its fields are read when they are asked for, and not kept.
+    """One forecast, in a NetCDF file of anemoi-inference. Fields are read from disk when asked for, and not kept.
 
     Attributes
     ----------
     path : Path
         The file.
     about : About
-        What it has in common with the others of its folder.
+        What it has in common with the other forecasts of its directory.
     date : datetime64[s]
-        Where it starts.
+        Initial date.
     leads_h : tuple of int
-        Lead times in hours; 0 is the state that it starts from.
+        Lead times in hours; 0 is the initial state.
     variables : tuple of str
-        What it holds.
+        Variables in the file.
     """
 
     path: Path
@@ -137,7 +138,7 @@ class Forecast:
 
     @property
     def name(self) -> str:
-        """Name of the run, for a person."""
+        """Name of the run in the tracker."""
         return self.about.name
 
     @property
@@ -147,61 +148,61 @@ class Forecast:
 
     @property
     def lam_shape(self) -> tuple[int, int] | None:
-        """(ny, nx) of the LAM; None where it has no two-dimensional grid."""
+        """(ny, nx) of the LAM; None if it has no two-dimensional grid."""
         return self.about.lam_shape
 
     @property
     def valid_dates(self) -> Dates:
-        """The time that each lead is for, of shape (lead,)."""
+        """Valid time of each lead time, shape (lead,)."""
         return self.date + np.array(self.leads_h, dtype="timedelta64[h]")
 
     @property
     def missing_leads_h(self) -> tuple[int, ...]:
-        """Lead times in hours that the file lacks between its first and its last one."""
+        """Lead times in hours that are missing between the first and the last one."""
         every = range(min(self.leads_h), max(self.leads_h) + 1, self.timestep_h)
         return tuple(sorted(set(every) - set(self.leads_h)))
 
     @property
     def latitudes(self) -> NDArray[np.float64]:
-        """Degrees, of shape (node,)."""
+        """Latitudes in degrees, shape (node,)."""
         return self._read("latitude").astype(np.float64)
 
     @property
     def longitudes(self) -> NDArray[np.float64]:
-        """Degrees, of shape (node,)."""
+        """Longitudes in degrees, shape (node,)."""
         return self._read("longitude").astype(np.float64)
 
     @property
     def in_lam(self) -> NDArray[np.bool_]:
-        """Whether each node is one of the LAM, of shape (node,).
+        """Whether each node is in the LAM, shape (node,).
 
         Raises
         ------
         HouseError
-            Where the run's dataset is no cutout.
+            If the run's dataset is not a cutout.
         """
         if self.about.lam_nodes is None:
-            raise HouseError(f"{self.path}: run {self.name} has no LAM; its dataset is no cutout.")
+            raise HouseError(f"{self.path}: run {self.name} has no LAM: its dataset is not a cutout.")
         with _opened(self.path) as file:
             return np.arange(file.dimensions["values"].size) < self.about.lam_nodes
 
     def values(self, variable: str) -> Floats:
-        """Fields of a variable, read from the disk at each call.
+        """Read the fields of a variable from disk.
 
         Returns
         -------
         ndarray of float32, shape (lead, node)
-            In the dataset's units. NaN where the model gave NaN, and for a diagnostic variable at the start.
+            In the dataset's units. NaN where the model gave NaN, and for a diagnostic variable at lead time 0.
 
         Raises
         ------
         HouseError
-            Where the file lacks the variable, or was cut short since.
+            If the file lacks the variable or is truncated.
         """
         if variable not in self.variables:
             raise HouseError(
-                f"{self.path}: holds no {variable} but {', '.join(self.variables)}. Make the forecasts with "
-                f"--variables {variable}, or ask for another one."
+                f"{self.path}: holds {', '.join(self.variables)}, but not {variable}. Make the forecasts again with "
+                f"--variables {variable}, or choose another variable."
             )
         return self._read(variable)
 
@@ -211,52 +212,52 @@ class Forecast:
 
 
 class Verification:
-    """Analyses on the grid of a run's forecasts, from the data of the run with its own trim.
+    """Analyses on the grid of a run's forecasts, from the run's data with its trim.
 
-    A date is read once for all variables, and kept: 4 bytes for each variable, node and date. Make one for a run, and
-    let it go before that of the next.
+    A date is read once for all variables and kept: 4 bytes for each variable, node and date. Drop the verification of
+    one run before making that of the next.
 
     Parameters
     ----------
     forecasts : sequence of Forecast
-        Of one run, one or more.
+        One or more forecasts of one run.
     variables : sequence of str
-        What is verified.
+        Variables to verify.
 
     Raises
     ------
     HouseError
-        Where the data cannot be opened, lack a variable, or have another grid.
+        If the data cannot be opened, lack a variable, or are on another grid.
     """
 
     def __init__(self, forecasts: Sequence[Forecast], variables: Sequence[str]) -> None:
         self._about = forecasts[0].about
         self._variables = list(variables)
         self._kept: dict[np.datetime64, Floats | None] = {}
-        self._asked = sorted({date for forecast in forecasts for date in forecast.valid_dates})
+        self._valid = sorted({date for forecast in forecasts for date in forecast.valid_dates})
         data = self._data
         whose = f"the data of run {self._about.name}"
         if lacking := [name for name in variables if name not in data.name_to_index]:
-            raise HouseError(f"{whose} hold no {', '.join(lacking)}, so that it cannot be verified.")
+            raise HouseError(f"{whose} lack {', '.join(lacking)}. Choose other --variables to verify.")
         ours = forecasts[0].latitudes, forecasts[0].longitudes
         if difference := grid_difference(ours, (data.latitudes, data.longitudes)):
             raise HouseError(
-                f"{whose} have another grid than {forecasts[0].path}: {difference}. Verify with the data that the "
+                f"{whose} are not on the grid of {forecasts[0].path}: {difference}. Verify with the data that the "
                 "forecasts were made from."
             )
 
     @property
     def missing(self) -> tuple[np.datetime64, ...]:
-        """Dates that the forecasts are for and the data lack, in order."""
-        return tuple(date for date in self._asked if date not in self._rows)
+        """Valid times that the data lack, in order."""
+        return tuple(date for date in self._valid if date not in self._rows)
 
     def values(self, forecast: Forecast, variable: str) -> Floats:
-        """Analyses at the times that a forecast is for.
+        """Return the analyses at the valid times of a forecast.
 
         Returns
         -------
         ndarray of float32, shape (lead, node)
-            NaN where the data lack a date, see `missing`.
+            NaN where the data lack a valid time, see `missing`.
         """
         column = self._variables.index(variable)
         nodes = self._data.shape[-1]
@@ -280,39 +281,35 @@ class Verification:
 
 
 def find_forecasts(path: Path) -> Path:
-    """Folder of forecasts: `path` itself, or where those of the run at `path` are written to.
+    """Return the directory of forecasts: `path` itself, or that of the run at `path`.
 
     Raises
     ------
     HouseError
-        Where `path` is neither, or nothing was forecast yet.
+        If `path` is neither, or the run has no forecasts yet.
     """
     if (path / SIDECAR).is_file():
         return path
     run = find_run(path)
     folder = run.root / FOLDER / run.run_id
     if not (folder / SIDECAR).is_file():
-        raise HouseError(
-            f"{path}: no forecasts of run {run.run_id} are in {folder}. Make some: anemoi-house forecast {path} "
-            "--dates DATE --lead-time 24h."
-        )
+        raise HouseError(f"{path}: run {run.run_id} has no forecasts in {folder}. {MAKE.replace('RUN', str(path))}")
     return folder
 
 
 def forecasts_of(folder: Path) -> list[Forecast]:
-    """All forecasts of a folder, by date.
+    """Return all forecasts in a directory, by date.
 
     Raises
     ------
     HouseError
-        Where there is none, or a file is cut short, of another grid than the others, or without a lead time.
+        If there is none, or a file is truncated, on another grid than the others, or without a lead time.
     """
     about = About.read(folder)
     paths = sorted(folder.glob("*.nc"))
     if not paths:
         raise HouseError(
-            f"{folder}: holds no forecast (*.nc) yet. Make some: anemoi-house forecast RUN --dates DATE --lead-time "
-            "24h, or run the configs beside it: anemoi-inference run FILE.yaml."
+            f"{folder}: holds no forecast (*.nc) yet. {MAKE} Or run the configs in it: anemoi-inference run FILE.yaml."
         )
     found, sizes = [], {}
     for path in paths:
@@ -322,51 +319,51 @@ def forecasts_of(folder: Path) -> list[Forecast]:
                 leads = np.asarray(file["forecast_period"][:], dtype=np.int64) // 3600
                 sizes[path] = file.dimensions["values"].size
             except (IndexError, KeyError):
-                raise HouseError(f"{path}: is no forecast of anemoi-inference. Take it out of the folder.") from None
+                raise HouseError(f"{path}: is not a forecast of anemoi-inference. Move it elsewhere.") from None
             names = tuple(name for name, each in file.variables.items() if each.dimensions == ("time", "values"))
         if not leads.size:
-            raise HouseError(f"{path}: holds no lead time. Delete it, and make it anew.")
+            raise HouseError(f"{path}: holds no lead time. Delete it, and make it again.")
         found.append(Forecast(path, about, start, tuple(map(int, leads)), names))
     if len(set(sizes.values())) > 1:
-        said = ", ".join(f"{path.name} has {size:,} nodes" for path, size in sizes.items())
-        raise HouseError(f"{folder}: the forecasts differ in grid: {said}. Keep those of one run in a folder.")
+        listed = ", ".join(f"{path.name} has {size:,} nodes" for path, size in sizes.items())
+        raise HouseError(f"{folder}: the forecasts differ in grid: {listed}. Keep one run's forecasts in a directory.")
     return sorted(found, key=lambda forecast: forecast.date)
 
 
 def open_data(arguments: Mapping[str, Any], whose: str) -> Any:
-    """Dataset from the arguments of `open_dataset`.
+    """Open the dataset with these arguments of `open_dataset`.
 
     Raises
     ------
     HouseError
-        Where it cannot be opened; `whose` begins the message.
+        If it cannot be opened; the message begins with `whose`.
     """
     from anemoi.datasets import open_dataset
 
     try:
         return open_dataset(**arguments)
-    except Exception as error:  # zarr, fsspec and anemoi-datasets raise whatever they come across
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # zarr, fsspec and anemoi-datasets raise errors of many kinds
+        reason = first_line(error)
         raise HouseError(
-            f"{whose} cannot be opened ({reason}). Where they lie elsewhere now, say so: anemoi-house forecast RUN "
+            f"{whose} cannot be opened ({reason}). If they have moved, give their new paths: anemoi-house forecast RUN "
             "--lam PATH --global PATH."
         ) from None
 
 
 def grid_difference(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> str:
-    """How two grids, each of latitudes and longitudes in degrees, differ; empty where they do not."""
+    """Return how two grids of (latitudes, longitudes) in degrees differ, or an empty text if they do not."""
     own, other = np.stack(ours), np.stack(theirs)
     if own.shape != other.shape:
-        return f"{other.shape[1]:,} nodes against {own.shape[1]:,}"
-    away = np.abs((own - other + 180) % 360 - 180).max()
-    return f"as many nodes, but up to {away:.2g} degrees away" if away > SAME_PLACE_DEGREES else ""
+        return f"{other.shape[1]:,} nodes instead of {own.shape[1]:,}"
+    largest = np.abs((own - other + 180) % 360 - 180).max()
+    return f"the same number of nodes, up to {largest:.2g} degrees apart" if largest > SAME_POINT_DEGREES else ""
 
 
 def dates_of(data: Any) -> dict[np.datetime64, int]:
-    """Dates that a dataset has a state of, each with its place."""
+    """Return the dates that a dataset has a state of, with the index of each."""
     missing = set(data.missing)
     stamps = np.asarray(data.dates).astype("datetime64[s]")
-    return {date: place for place, date in enumerate(stamps) if place not in missing}
+    return {date: index for index, date in enumerate(stamps) if index not in missing}
 
 
 @contextmanager
@@ -376,7 +373,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         file = Dataset(path)
     except OSError as error:
-        raise HouseError(f"{path}: cannot be read, or was cut short ({error.strerror}). Make it anew.") from None
+        raise HouseError(f"{path}: is unreadable or truncated ({error.strerror}). Make it again.") from None
     with file:
         file.set_auto_mask(False)
         yield file

@@ -1,11 +1,10 @@
-"""Forecasts by the stock runner: all dates of a run in one process, since a start of it takes longer than a forecast.
+"""Forecasts by the stock runner, all dates of a run in one process: starting it takes longer than a forecast.
 
-What it writes is what `anemoi-inference run` writes from the config of each date.
+The files are those that `anemoi-inference run` writes from the config of each date.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -20,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from anemoi_house.errors import HouseError
-from anemoi_house.forecast.write import Plan
+from anemoi_house.forecast.plan import Plan
 
 
 def run(plan: Plan) -> list[Path]:
-    """Make the forecasts that are not there yet, and tell of each on stderr.
+    """Make the forecasts that are not done yet, and print a line on stderr for each.
 
-    A forecast is under its name when it is whole, and not before; so the same command goes on after any end.
+    A file gets its name once it is whole, so after any interruption the same command continues.
 
     Returns
     -------
@@ -36,15 +35,15 @@ def run(plan: Plan) -> list[Path]:
     Raises
     ------
     HouseError
-        Where anemoi-inference is not installed, the device is not there, or it was interrupted.
+        If the device is unavailable, the directory cannot be written, or the run was interrupted.
     """
     check_runner(plan.device)
     plan.write_about()
-    done = [date for date in plan.dates if plan.is_done(date)]
-    todo = [date for date in plan.dates if date not in done]
-    if done:
-        _say(f"{plan.folder}: {len(done)} of {len(plan.dates)} forecasts are there already")
-    finished = len(done)
+    todo = [date for date in plan.dates if not plan.is_done(date)]
+    total = len(plan.dates)
+    finished = total - len(todo)
+    if finished:
+        _print(f"{plan.folder}: {finished} of {total} forecasts exist and are kept")
     try:
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=plan.folder) as unfinished, _quiet():
             runner = None
@@ -55,53 +54,55 @@ def run(plan: Plan) -> list[Path]:
                 os.replace(file, plan.file(date))
                 plan.write_config(date)
                 finished += 1
-                spent = time.monotonic() - started
-                _say(f"{date}: {plan.lead_h} h ahead, in {spent:.0f} s ({finished} of {len(plan.dates)})")
+                spent_s = time.monotonic() - started
+                _print(f"{date}: {plan.lead_h} h ahead, in {spent_s:.0f} s ({finished} of {total})")
     except KeyboardInterrupt:
         raise HouseError(
-            f"stopped; {_there(plan)} of {len(plan.dates)} forecasts are in {plan.folder}. The same command goes on."
+            f"interrupted with {_existing(plan)} of {total} forecasts in {plan.folder}. Run the same command to "
+            "continue."
         ) from None
     except OSError as error:
         raise HouseError(
-            f"{plan.folder}: cannot be written to ({error.strerror or error}); {_there(plan)} of {len(plan.dates)} "
-            "forecasts are there. Give it room, and start the same command again."
+            f"{plan.folder}: is not writable ({error.strerror or error}); {_existing(plan)} of {total} forecasts are "
+            "complete. Free some space, and run the same command to continue."
         ) from error
     return [plan.file(date) for date in plan.dates]
 
 
-def _there(plan: Plan) -> int:
-    """Forecasts that are under their names, also where it ended just after one of them was put there."""
+def _existing(plan: Plan) -> int:
+    """Count the forecasts that have their names; an interruption may come just after one got its name."""
     return sum(plan.file(date).exists() for date in plan.dates)
 
 
 def write_configs(plan: Plan) -> list[Path]:
-    """Write the configs alone, for `anemoi-inference run`.
+    """Write only the configs for `anemoi-inference run`, and return their paths.
 
     Raises
     ------
     HouseError
-        Where a forecast of that date is there, made from another config.
+        If the forecast of a date exists, made from another config.
     """
     for date in plan.dates:
         if plan.file(date).exists() and not plan.is_done(date):
             raise HouseError(
-                f"{plan.file(date)} is there, and was made from another config. Delete it, or give another folder: "
-                "-o DIR."
+                f"{plan.file(date)}: was made from another config. Delete it, or choose another directory: -o DIR."
             )
     plan.write_about()
     return [plan.write_config(date) for date in plan.dates]
 
 
 def check_runner(device: str | None) -> None:
-    """Whether the stock runner is installed, and has the device.
+    """Check that the stock runner is installed, and that it can use the device.
 
     Raises
     ------
+    ModuleNotFoundError
+        If anemoi-inference is not installed.
     HouseError
-        Where not.
+        If the device is unavailable.
     """
-    if importlib.util.find_spec("anemoi.inference") is None:
-        raise HouseError("anemoi-inference is not installed. Install it: pip install 'anemoi-inference>=0.13,<0.14'.")
+    import anemoi.inference  # noqa: F401
+
     if device is None:
         return
     import torch
@@ -109,14 +110,14 @@ def check_runner(device: str | None) -> None:
     try:
         kind = torch.device(device)
     except RuntimeError:
-        raise HouseError(f"--device: '{device}' is no device of torch. Give cpu, cuda or cuda:0.") from None
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (kind.index or 0) >= there.get(kind.type, 0):
-        raise HouseError(f"--device: this machine has no {device}. Leave it out, or give cpu.")
+        raise HouseError(f"--device: '{device}' is not a torch device. Give cpu, cuda or cuda:0.") from None
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (kind.index or 0) >= available.get(kind.type, 0):
+        raise HouseError(f"--device: {device} is not available on this machine. Omit it, or give cpu.")
 
 
 def _execute(runner: Any, plan: Plan, date: np.datetime64, file: Path) -> Any:
-    """One forecast. The runner of the first one is used again: it has the model and the data open."""
+    """Make one forecast, and return the runner, which keeps the model and the data open for the next one."""
     from anemoi.inference.config.run import RunConfiguration
     from anemoi.inference.runners import create_runner
 
@@ -134,11 +135,11 @@ def _execute(runner: Any, plan: Plan, date: np.datetime64, file: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says of each step in single precision on a CPU."""
+    """Suppress torch's warning on single precision on a CPU, which comes with each step."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="In CPU autocast")
         yield
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

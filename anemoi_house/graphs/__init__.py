@@ -1,7 +1,7 @@
 """Graph builders that know where the nested boundary is.
 
-`coverage`, and `boundary.regions`, are the mathematics (arrays in, arrays out); `attributes`, `edges` and `record`
-are thin anemoi-graphs classes over it, and are imported when they are first asked for: torch comes with them.
+`coverage` has the mathematics (arrays in, arrays out), next to `boundary.regions`. `attributes`, `edges` and `record`
+are thin anemoi-graphs classes over it. They are imported on first use, because they import torch.
 """
 
 from __future__ import annotations

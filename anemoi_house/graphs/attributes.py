@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from anemoi.graphs.nodes.attributes.base_attributes import BaseNodeAttribute
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, regions
+from anemoi_house.boundary.regions import REGIONS, regions
+from anemoi_house.boundary.widths import INNER_KM, OUTER_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import signed_distance_km, to_cartesian
 from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of
 
 
 class BoundaryRing(BaseNodeAttribute):
-    """Weights of the nodes of one region by distance from the LAM's edge, and 0 elsewhere.
+    """Node weights in one region by distance from the LAM's boundary, and 0 elsewhere.
 
-    The regions are `lam` (its interior), `inner_ring`, `outer_ring` and `outside`; together they are all nodes. With
-    the stock `GraphNodeAttributeScaler` and the norm `unit-sum` a loss or metric becomes the mean over a region.
+    The regions are `lam_interior`, `inner_ring`, `outer_ring` and `outside`; together they hold all nodes. With the
+    stock `GraphNodeAttributeScaler` and the norm `unit-sum`, a loss or metric becomes the mean over a region.
 
     Parameters
     ----------
     region : str
         One of the four.
     inner_km, outer_km : float
-        Widths of the rings inside and outside of the edge.
+        Widths of the rings inside and outside the boundary.
     lam_mask_attr_name : str
-        Attribute of the nodes that is true in the LAM.
+        Node attribute that is true in the LAM.
     weight_attr_name : str, optional
-        Attribute of the nodes that holds their weights, such as areas; None weighs all alike. Both attributes have to
-        stand before this one in the config.
+        Node attribute that holds weights, such as areas; None weights all nodes equally. Both attributes must come
+        before this one in the config.
     norm : str, optional
         As in stock attributes.
     """
@@ -41,13 +42,13 @@ class BoundaryRing(BaseNodeAttribute):
         region: str,
         inner_km: float = INNER_KM,
         outer_km: float = OUTER_KM,
-        lam_mask_attr_name: str = "cutout_mask",
+        lam_mask_attr_name: str = LAM_MASK,
         weight_attr_name: str | None = "area_weight",
         norm: str | None = None,
     ) -> None:
         super().__init__(norm=norm)
         if region not in REGIONS:
-            raise CommandError(f"region: {region!r} is none of {', '.join(REGIONS)}.")
+            raise CommandError(f"region: {region!r} is not one of {', '.join(REGIONS)}.")
         self.region = region
         self.inner_km = inner_km
         self.outer_km = outer_km
@@ -55,7 +56,7 @@ class BoundaryRing(BaseNodeAttribute):
         self.weight_attr_name = weight_attr_name
 
     def get_raw_values(self, nodes: NodeStorage, **kwargs: Any) -> torch.Tensor:
-        """Weights of the region's nodes.
+        """Return the weights of the region's nodes.
 
         Returns
         -------
@@ -64,22 +65,23 @@ class BoundaryRing(BaseNodeAttribute):
         Raises
         ------
         CommandError
-            Where an attribute is missing, the LAM has no edge, or one of the four regions holds no node.
+            If an attribute is missing, the LAM has no boundary, or one of the four regions is empty.
         """
         in_region = self._codes(nodes) == REGIONS.index(self.region)
         if self.weight_attr_name is None:
             return in_region[:, None]
-        return torch.where(in_region, self._attribute(nodes, "weight_attr_name").squeeze(), 0.0)[:, None]
+        _check_attribute(nodes, "weight_attr_name", self.weight_attr_name)
+        return torch.where(in_region, nodes[self.weight_attr_name].squeeze(), 0.0)[:, None]
 
     def _codes(self, nodes: NodeStorage) -> torch.Tensor:
-        """Code of each node's region: searched for once, then taken from the nodes.
+        """Return the code of each node's region, computed once and then kept on the nodes.
 
-        What begins with an underscore is not saved with the graph.
+        Names with a leading underscore are not saved with the graph.
         """
         key = f"_regions_{self.lam_mask_attr_name}_{self.inner_km:g}_{self.outer_km:g}"
         if key not in nodes:
-            in_lam = self._attribute(nodes, "lam_mask_attr_name").squeeze().bool().cpu().numpy()
-            points = to_cartesian(*np.rad2deg(nodes.x.cpu().numpy().astype(np.float64)).T)
+            _check_attribute(nodes, "lam_mask_attr_name", self.lam_mask_attr_name)
+            points, in_lam = to_cartesian(*coordinates_of(nodes)), mask_of(nodes, self.lam_mask_attr_name)
             try:
                 distance = signed_distance_km(points, in_lam, max(self.inner_km, self.outer_km))
                 codes = regions(distance, self.inner_km, self.outer_km)
@@ -88,11 +90,10 @@ class BoundaryRing(BaseNodeAttribute):
             nodes[key] = torch.from_numpy(codes).to(nodes.x.device)
         return nodes[key]
 
-    def _attribute(self, nodes: NodeStorage, setting: str) -> torch.Tensor:
-        name = getattr(self, setting)
-        if name not in nodes:
-            raise CommandError(
-                f"BoundaryRing: {setting}: the nodes have no attribute '{name}'. Add it to their attributes, before "
-                "this one, or name another."
-            )
-        return nodes[name]
+
+def _check_attribute(nodes: NodeStorage, setting: str, name: str) -> None:
+    if name not in nodes:
+        raise CommandError(
+            f"BoundaryRing: {setting}: the nodes have no attribute '{name}'. Add it to their attributes before this "
+            "one, or name another one."
+        )

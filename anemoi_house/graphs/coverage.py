@@ -1,9 +1,8 @@
-"""Which data nodes an encoder reaches, and the smallest number of neighbours that reaches them.
+"""Which data nodes an encoder reaches, and the smallest number of neighbours that reaches them all.
 
-A nearest-neighbour encoder is centred on its targets: each hidden node picks its K nearest data
-nodes. A data node that no hidden node picks is *isolated*: the model never sees its value. That
-happens where the data grid is much denser than the mesh on one side of a boundary, and where a
-lat-lon grid crowds together at the poles.
+A nearest-neighbour encoder is centred on its targets: each hidden node picks its K nearest data nodes. A data node that
+no hidden node picks is *isolated*: the model never sees its value. This happens at a boundary with a much denser data
+grid on one side, and near the poles, where the points of a lat-lon grid crowd together.
 
 Points are unit vectors, of shape (n, 3). Arrays in, arrays out: numpy and scipy alone.
 """
@@ -27,15 +26,17 @@ Zone = Literal["lam", "rim", "poles", "elsewhere"]
 ZONES: tuple[Zone, ...] = get_args(Zone)
 
 POLAR_LATITUDE = 60.0
-"""Degrees: poleward of this, nodes outside the boundary zone count as towards the poles."""
+"""Latitude in degrees beyond which nodes outside the boundary zone count as towards the poles."""
 
+FLOOR, CEILING = 12, 64
+"""Range in which `auto` searches by default; 12 is the published number."""
 SEARCH_LIMIT = 256
-"""Neighbours beyond which nobody would go: the search for a number that holds ends here."""
+"""Largest number of neighbours that is searched for a message or a table."""
 
 
 @dataclass(frozen=True)
 class DataNodes:
-    """The data nodes of a nested grid, and the zones they lie in.
+    """The data nodes of a nested grid, and the zones that they are in.
 
     Attributes
     ----------
@@ -58,29 +59,29 @@ class DataNodes:
         return to_cartesian(self.latitudes, self.longitudes)
 
     def zone(self, nodes: Indices) -> NDArray[np.str_]:
-        """Zone of each of `nodes`: `lam`, `rim` (boundary zone outside the LAM), `poles` or `elsewhere`.
+        """Return the zone of each of `nodes`: `lam`, `rim` (boundary zone outside the LAM), `poles` or `elsewhere`.
 
-        Distances are computed for `nodes` alone: they are few where it matters, the grid is large.
+        Distances are computed for `nodes` alone, which are usually few in a large grid.
         """
         zones = np.full(len(nodes), "elsewhere", dtype="<U9")
         zones[np.abs(self.latitudes[nodes]) >= POLAR_LATITUDE] = "poles"
         lam = self.in_lam[nodes]
         outside = np.flatnonzero(~lam)
         if len(outside) and self.in_lam.any():
-            there = nodes[outside]
-            away = to_cartesian(self.latitudes[there], self.longitudes[there])
-            grid = to_cartesian(self.latitudes[self.in_lam], self.longitudes[self.in_lam])
-            near = np.isfinite(distance_to_km(away, grid, within_km=self.boundary_width_km))
+            asked, grid = (
+                to_cartesian(self.latitudes[which], self.longitudes[which]) for which in (nodes[outside], self.in_lam)
+            )
+            near = np.isfinite(distance_to_km(asked, grid, within_km=self.boundary_width_km))
             zones[outside[near]] = "rim"
         zones[lam] = "lam"
         return zones
 
     def in_boundary_zone(self, nodes: Indices) -> Mask:
-        """Which of `nodes` lie in the LAM or within `boundary_width_km` of it."""
+        """Return True for each of `nodes` in the LAM or within `boundary_width_km` of it."""
         return np.isin(self.zone(nodes), ("lam", "rim"))
 
     def count(self, nodes: Indices) -> dict[Zone, int]:
-        """Number of `nodes` in each zone."""
+        """Return the number of `nodes` in each zone."""
         zones = self.zone(nodes)
         return {zone: int(np.count_nonzero(zones == zone)) for zone in ZONES}
 
@@ -92,51 +93,51 @@ def parse_neighbours(value: object, *, auto: Literal[True], key: str = ...) -> i
 def parse_neighbours(
     value: object, *, auto: bool = False, key: str = "num_nearest_neighbours"
 ) -> int | Literal["auto"]:
-    """Number of neighbours as a user wrote it.
+    """Return a number of neighbours as a user wrote it, or refuse it.
 
     Parameters
     ----------
     value : object
-        A whole number of at least 1 or, where `auto` allows it, the word `auto`.
+        A whole number of at least 1, or the word `auto`.
     auto : bool
-        Whether the word will do.
+        Whether `auto` is valid.
     key : str
         Name of the setting, for the message.
 
     Raises
     ------
     HouseError
-        For anything else.
+        If it is anything else.
     """
     if auto and value == "auto":
         return "auto"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    way_out = "a whole number of at least 1" + (", or auto" if auto else "")
-    raise HouseError(f"{key}: {value!r} is no number of neighbours; give {way_out}.")
+    valid = "a whole number of at least 1" + (", or auto" if auto else "")
+    raise HouseError(f"{key}: {value!r} is not a valid number of neighbours; give {valid}.")
 
 
 def check_range(floor: object, ceiling: object) -> None:
-    """Refuse a range of neighbours that `auto` could not look through.
+    """Refuse a range of neighbours in which `auto` cannot search.
 
     Raises
     ------
     HouseError
-        Where an end is no number of neighbours, or the range is empty.
+        If an end is not a valid number of neighbours, or the range is empty.
     """
     if parse_neighbours(floor, key="floor") > parse_neighbours(ceiling, key="ceiling"):
-        raise HouseError(f"floor: {floor} is more than ceiling: {ceiling}; lower the one or raise the other.")
+        raise HouseError(f"floor: {floor} is more than ceiling: {ceiling}. Lower the floor or raise the ceiling.")
 
 
 def reached_nodes(num_nodes: int, sources: NDArray[np.integer]) -> Mask:
-    """Which data nodes are the source of an edge; the others are isolated.
+    """Return True for each data node that is the source of an edge; the others are isolated.
 
     Parameters
     ----------
     num_nodes : int
         Number of data nodes.
     sources : ndarray of int, shape (edges,)
-        Data node at which each encoder edge begins.
+        Source of each encoder edge.
     """
     reached = np.zeros(num_nodes, dtype=bool)
     reached[sources] = True
@@ -152,8 +153,7 @@ class Neighbours:
     indices : ndarray of int, shape (m, k)
         Data nodes, the nearest first.
     tied : ndarray of int
-        Hidden nodes at which the k-th and the next data node are equally far, so that which
-        of the two is a neighbour depends on who searches.
+        Hidden nodes whose k-th and next data nodes are equally far, so that the choice depends on the search.
     """
 
     indices: Indices
@@ -161,7 +161,7 @@ class Neighbours:
 
 
 class NeighbourSearch:
-    """Searches for the data nodes nearest to the hidden nodes, widened only as far as is asked.
+    """Search for the data nodes nearest to the hidden nodes, widened only as far as needed.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ class NeighbourSearch:
         self._indices = np.empty((len(mesh), 0), dtype=np.intp)
 
     def nearest(self, neighbours: int) -> Neighbours:
-        """The `neighbours` nearest data nodes of every hidden node."""
+        """Return the `neighbours` nearest data nodes of every hidden node."""
         self._widen(neighbours + 1)
         tied = np.empty(0, dtype=np.intp)
         if neighbours < self._num_points:
@@ -188,13 +188,13 @@ class NeighbourSearch:
         return Neighbours(self._indices[:, :neighbours], tied)
 
     def first_pick(self, ceiling: int) -> NDArray[np.int32]:
-        """Smallest number of neighbours at which each data node is picked by some hidden node.
+        """Return the smallest number of neighbours at which some hidden node picks each data node.
 
         Returns
         -------
         ndarray of int, shape (n,)
-            From 1 to `ceiling`; `ceiling + 1` for a node that is not picked at all. The nodes
-            isolated with K neighbours are those with a value above K.
+            From 1 to `ceiling`; `ceiling + 1` for a node that is never picked. With K neighbours, the isolated nodes
+            are those with a value above K.
         """
         self._widen(ceiling)
         first = np.full(self._num_points, ceiling + 1, dtype=np.int32)
@@ -203,17 +203,16 @@ class NeighbourSearch:
         return first
 
     def smallest(self, nodes: DataNodes, floor: int, ceiling: int) -> int | None:
-        """Smallest number of neighbours, from `floor` to `ceiling`, that isolates no node of the boundary zone.
+        """Return the smallest number of neighbours, from `floor` to `ceiling`, that isolates no node in the zone.
 
-        Exact, and without a graph for every number tried: one query tells at which number each
-        node is first picked. The query is widened by doubling. Where a tie decides, it is decided
-        in favour of the node: a builder that breaks ties otherwise may need a larger number, never
-        a smaller one.
+        The result is exact, and no graph is built for each candidate: one query, widened by doubling, gives the number
+        at which each node is first picked. Ties count in favour of the node: a builder that breaks them otherwise may
+        need a larger number, but never a smaller one.
 
         Returns
         -------
         int or None
-            None where even `ceiling` neighbours miss a node of the zone.
+            None if even `ceiling` neighbours miss a node of the boundary zone.
         """
         ceiling = min(ceiling, self._num_points)
         reach = min(max(2 * floor, 16), ceiling)
@@ -229,12 +228,12 @@ class NeighbourSearch:
             reach = min(2 * reach, ceiling)
 
     def _first_pick_in_ties(self, ceiling: int) -> NDArray[np.int32]:
-        """`first_pick`, with every one of several equally far nodes counted as the first of them."""
+        """Return `first_pick`, counting each of several equally far nodes as the first of them."""
         first = self.first_pick(ceiling)
         distances = self._distances[:, :ceiling]
         rows, columns = np.nonzero(_tied(distances[:, :-1], distances[:, 1:]))
         columns += 1
-        ranks = columns.copy()  # in each row, a run of ties gets the rank at which it begins
+        ranks = columns.copy()  # in each row, a series of ties gets the rank of its first
         for entry in np.flatnonzero((rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1] + 1)) + 1:
             ranks[entry] = ranks[entry - 1]
         np.minimum.at(first, self._indices[rows, columns], ranks.astype(np.int32))
@@ -251,5 +250,5 @@ def _tied(distances: NDArray[np.floating], following: NDArray[np.floating]) -> M
 
 
 def nearest_hidden(points: NDArray[np.floating], mesh: NDArray[np.floating]) -> Indices:
-    """Hidden node nearest to each of `points`, both of shape (·, 3)."""
+    """Return the hidden node nearest to each of `points`, both of shape (·, 3)."""
     return cKDTree(mesh).query(points, workers=-1)[1]

@@ -1,4 +1,4 @@
-"""Encoder edges that leave no data node out: anemoi-graphs edge builders over `coverage`."""
+"""Encoder edges that reach the data nodes at the boundary, or all of them: anemoi-graphs builders over `coverage`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from anemoi.graphs.edges.builders.base import TORCH_CLUSTER_AVAILABLE
 from scipy.sparse import coo_matrix
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
+    CEILING,
+    FLOOR,
     SEARCH_LIMIT,
     DataNodes,
     NeighbourSearch,
@@ -26,16 +28,16 @@ from anemoi_house.graphs.coverage import (
     reached_nodes,
 )
 from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of
 
 LOGGER = logging.getLogger(__name__)
 
 
 class BoundaryAwareKNNEdges(KNNEdges):
-    """KNN with a promise: no data node of the boundary zone is left without an edge.
+    """KNN with a guarantee: every data node of the boundary zone has an edge.
 
-    The zone is the LAM and everything within `boundary_width_km` of it. With a number of neighbours
-    the graph is that of stock `KNNEdges`, and the promise is checked; with `auto` the number is the
-    smallest that keeps it.
+    The zone is the LAM and everything within `boundary_width_km` of it. With a number of neighbours, the graph is that
+    of stock `KNNEdges`, and the guarantee is checked. With `auto`, the number is the smallest sufficient one.
 
     Parameters
     ----------
@@ -44,18 +46,18 @@ class BoundaryAwareKNNEdges(KNNEdges):
     num_nearest_neighbours : int or 'auto'
         Data nodes that each hidden node picks.
     boundary_width_km : float
-        Width, in km, of the zone around the LAM. The published experiments judge by 1000 km.
+        Width of the zone around the LAM, in km. The published experiments use 1000 km.
     lam_mask_attr_name : str
         Attribute of the source nodes that is true in the LAM.
     floor, ceiling : int
-        `auto` looks from `floor` (12, what the published base takes) to `ceiling`.
+        Range in which `auto` searches.
     source_mask_attr_name, target_mask_attr_name : str, optional
-        As in stock KNN; masked nodes are not part of the promise.
+        As in stock KNN; masked nodes are not part of the guarantee.
 
     Raises
     ------
     CommandError
-        Where the promise cannot be kept, or a setting makes no sense.
+        If the guarantee cannot be satisfied, or a setting is invalid.
     """
 
     def __init__(
@@ -64,9 +66,9 @@ class BoundaryAwareKNNEdges(KNNEdges):
         target_name: str,
         num_nearest_neighbours: int | Literal["auto"],
         boundary_width_km: float = ZONE_KM,
-        lam_mask_attr_name: str = "cutout_mask",
-        floor: int = 12,
-        ceiling: int = 64,
+        lam_mask_attr_name: str = LAM_MASK,
+        floor: int = FLOOR,
+        ceiling: int = CEILING,
         source_mask_attr_name: str | None = None,
         target_mask_attr_name: str | None = None,
     ) -> None:
@@ -87,7 +89,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
         self.ceiling = ceiling
 
     def compute_edge_index(self, source_nodes: NodeStorage, target_nodes: NodeStorage) -> torch.Tensor:
-        """Edges of stock KNN with a number of neighbours that keeps the promise.
+        """Return the edges of stock KNN, with a number of neighbours that satisfies the guarantee.
 
         Returns
         -------
@@ -98,7 +100,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
         if not self.automatic:
             edge_index = super().compute_edge_index(source_nodes, target_nodes)
             if self._missed(edge_index, source_nodes, data):
-                raise CommandError(self._broken_promise(edge_index, source_nodes, target_nodes, data))
+                raise CommandError(self._missed_message(edge_index, source_nodes, target_nodes, data))
             return edge_index
 
         found = self._smallest_graph(source_nodes, target_nodes, data, self.floor, self.ceiling)
@@ -108,17 +110,18 @@ class BoundaryAwareKNNEdges(KNNEdges):
         raise CommandError(
             f"num_nearest_neighbours: auto found no number from {self.floor} to {self.ceiling} that reaches every "
             f"data node within {self.boundary_width_km:g} km of the LAM. Raise `ceiling`, refine the hidden mesh, "
-            "or take CoveringKNNEdges."
+            "or use CoveringKNNEdges."
         )
 
     def _smallest_graph(
         self, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes, floor: int, ceiling: int
     ) -> torch.Tensor | None:
-        """Edges of stock KNN with the smallest number that keeps the promise, which becomes the builder's number.
+        """Return the edges of stock KNN with the smallest sufficient number, and make it the builder's number.
 
-        Where ties decide, stock may need a larger number than the search finds, hence the loop.
+        With ties, stock KNN may need a larger number than the search finds; hence the loop.
         """
-        search = self._search(source_nodes, target_nodes)
+        source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
+        search = NeighbourSearch(source.cpu().numpy(), target.cpu().numpy())
         smallest = search.smallest(data, floor, ceiling)
         for neighbours in range(smallest or ceiling + 1, ceiling + 1):
             self.num_nearest_neighbours = neighbours
@@ -135,29 +138,25 @@ class BoundaryAwareKNNEdges(KNNEdges):
                 "{_target_: anemoi.graphs.nodes.attributes.CutOutMask}, or name the right one."
             )
         used = unmasked(nodes, self.source_mask_attr_name)
-        latitudes, longitudes = np.rad2deg(nodes.x.cpu().numpy().astype(np.float64)).T
-        in_lam = nodes[self.lam_mask_attr_name].squeeze().bool().cpu().numpy()
+        latitudes, longitudes = coordinates_of(nodes)
+        in_lam = mask_of(nodes, self.lam_mask_attr_name)
         return DataNodes(latitudes[used], longitudes[used], in_lam[used], self.boundary_width_km)
 
     def _missed(self, edge_index: torch.Tensor, source_nodes: NodeStorage, data: DataNodes) -> bool:
-        """Whether a node of the boundary zone is the source of no edge."""
+        """Return True if a node of the boundary zone has no edge."""
         return bool(data.in_boundary_zone(self._isolated(edge_index, source_nodes)).any())
 
     def _isolated(self, edge_index: torch.Tensor, source_nodes: NodeStorage) -> np.ndarray:
-        """Isolated nodes, as indices in the unmasked ones."""
+        """Return the isolated nodes, as indices into the unmasked ones."""
         reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
         return np.flatnonzero(~reached[unmasked(source_nodes, self.source_mask_attr_name)])
-
-    def _search(self, source_nodes: NodeStorage, target_nodes: NodeStorage) -> NeighbourSearch:
-        source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        return NeighbourSearch(source.cpu().numpy(), target.cpu().numpy())
 
     def _stock_edges(
         self, search: NeighbourSearch, source_nodes: NodeStorage, target_nodes: NodeStorage
     ) -> torch.Tensor:
-        """What stock KNN builds, from the search that is made already.
+        """Return what stock KNN builds, from a search that is already done.
 
-        Only where the last neighbour and the next node are equally far is stock asked which one it takes.
+        Stock KNN itself only runs for ties between the last neighbour and the next node.
         """
         if TORCH_CLUSTER_AVAILABLE:
             return super().compute_edge_index(source_nodes, target_nodes)
@@ -173,7 +172,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
         adjacency = self.undo_masking_adj_matrix(adjacency, source_nodes, target_nodes)
         return torch.from_numpy(np.stack([adjacency.col, adjacency.row]))
 
-    def _broken_promise(
+    def _missed_message(
         self, edge_index: torch.Tensor, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes
     ) -> str:
         count = data.count(self._isolated(edge_index, source_nodes))
@@ -181,33 +180,32 @@ class BoundaryAwareKNNEdges(KNNEdges):
         found = self._smallest_graph(source_nodes, target_nodes, data, asked + 1, SEARCH_LIMIT)
         smallest, self.num_nearest_neighbours = self.num_nearest_neighbours, asked
         way_out = (
-            f"The smallest number that holds is {smallest}: set it, or `auto`, which finds it"
+            f"The smallest sufficient number is {smallest}: set it, or `auto`, which finds it"
             if found is not None
-            else f"No number up to {SEARCH_LIMIT} holds: refine the hidden mesh"
+            else f"No number up to {SEARCH_LIMIT} is sufficient: refine the hidden mesh"
         )
         return (
             f"num_nearest_neighbours: {asked} leaves {count['lam'] + count['rim']} data nodes "
             f"within {self.boundary_width_km:g} km of the LAM without an edge to '{self.target_name}': "
-            f"{count['lam']} in the LAM, {count['rim']} on its rim (and, outside the promise, {count['poles']} towards "
+            f"{count['lam']} in the LAM, {count['rim']} on its rim (and, outside the zone, {count['poles']} towards "
             f"the poles, {count['elsewhere']} elsewhere). {way_out}; CoveringKNNEdges reaches every node with any "
             "number."
         )
 
 
 class CoveringKNNEdges(KNNEdges):
-    """KNN, plus an edge to the nearest hidden node for every data node that no hidden node picked.
+    """KNN, plus an edge to the nearest hidden node for every data node that no hidden node picks.
 
-    No data node is isolated anywhere on the globe, at almost no cost: on the published grids 2 % more
-    edges. The stock pair `KNNEdges` and `ReversedKNNEdges` with one neighbour covers too, but searches
-    for all data nodes rather than for the few that are left over, and sorts all edges to remove doubles
-    (measured in `benchmarks/`).
+    No data node is isolated anywhere on the globe, at little cost: 2 % more edges on the published grids. The stock
+    pair `KNNEdges` and `ReversedKNNEdges` with one neighbour also covers all nodes, but searches for all of them rather
+    than for the few isolated ones, and sorts all edges to remove duplicates (measured in `benchmarks/`).
 
     Parameters
     ----------
     source_name, target_name : str
         Names of the nodes.
     num_nearest_neighbours : int
-        Data nodes that each hidden node picks, before the rest is covered.
+        Data nodes that each hidden node picks, before the others are covered.
     source_mask_attr_name, target_mask_attr_name : str, optional
         As in stock KNN; masked nodes are not covered.
     """
@@ -225,7 +223,7 @@ class CoveringKNNEdges(KNNEdges):
         super().__init__(source_name, target_name, neighbours, source_mask_attr_name, target_mask_attr_name)
 
     def compute_edge_index(self, source_nodes: NodeStorage, target_nodes: NodeStorage) -> torch.Tensor:
-        """Edges of stock KNN, followed by one for each data node that they leave out.
+        """Return the edges of stock KNN, followed by one for each data node that they do not reach.
 
         Returns
         -------
@@ -235,47 +233,45 @@ class CoveringKNNEdges(KNNEdges):
         edge_index = super().compute_edge_index(source_nodes, target_nodes)
         used = unmasked(source_nodes, self.source_mask_attr_name)
         reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
-        left_over = np.flatnonzero(~reached[used])
+        isolated = np.flatnonzero(~reached[used])
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        hosts = nearest_hidden(source.cpu().numpy()[left_over], target.cpu().numpy())
+        hosts = nearest_hidden(source.cpu().numpy()[isolated], target.cpu().numpy())
         hosts = unmasked(target_nodes, self.target_mask_attr_name)[hosts]
         LOGGER.info(
             "Covering: %d data nodes that no hidden node picks get an edge to the nearest one (%d edges by KNN).",
-            len(left_over),
+            len(isolated),
             edge_index.shape[1],
         )
-        added = torch.from_numpy(np.stack([used[left_over], hosts]))
+        added = torch.from_numpy(np.stack([used[isolated], hosts]))
         return torch.cat([edge_index, added.to(edge_index)], dim=1)
 
 
 def check_nodes(builder: KNNEdges, source_nodes: NodeStorage, target_nodes: NodeStorage) -> None:
-    """Refuse nodes that no nearest neighbour can be found among.
+    """Refuse nodes among which nearest neighbours cannot be found.
 
     Raises
     ------
     CommandError
-        Where a coordinate is not finite, or more neighbours are asked for than there are source nodes.
+        If a coordinate is not finite, or there are fewer source nodes than neighbours.
     """
     for name, nodes in ((builder.source_name, source_nodes), (builder.target_name, target_nodes)):
         broken = int((~torch.isfinite(nodes.x)).any(dim=1).sum())
         if broken:
             raise CommandError(
                 f"{broken} of the {len(nodes.x)} nodes '{name}' have coordinates that are not finite: "
-                "mend the latitudes and longitudes of the dataset that they come from."
+                "correct the latitudes and longitudes of their dataset."
             )
     available = len(unmasked(source_nodes, builder.source_mask_attr_name))
     if builder.num_nearest_neighbours > available:
         raise CommandError(
-            f"num_nearest_neighbours: {builder.num_nearest_neighbours} is more than there are nodes "
-            f"'{builder.source_name}' ({available}); give fewer."
+            f"num_nearest_neighbours: {builder.num_nearest_neighbours} is more than the {available} nodes "
+            f"'{builder.source_name}'. Give a smaller number."
         )
 
 
 def unmasked(nodes: NodeStorage, mask_attr_name: str | None) -> np.ndarray:
-    """Indices of the nodes that a builder with this mask uses."""
-    if mask_attr_name is None:
-        return np.arange(len(nodes.x))
-    return np.flatnonzero(nodes[mask_attr_name].squeeze().cpu().numpy())
+    """Return the indices of the nodes that a builder with this mask uses."""
+    return np.arange(len(nodes.x)) if mask_attr_name is None else np.flatnonzero(mask_of(nodes, mask_attr_name))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What runs are told apart by, recorded when a training begins: its graph, its data, its versions, its rate."""
+"""Record what tells a run apart when a training begins: its graph, data, versions and learning rate."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mlflow.entities import Param, RunTag
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from anemoi_house.graphs.describe import RECORD
+from anemoi_house.upstream import keys
 
 LOGGER = logging.getLogger(__name__)
 _PACKAGES = (
@@ -27,20 +28,20 @@ _SLURM = ("SLURM_JOB_NAME", "SLURM_JOB_PARTITION", "SLURM_CLUSTER_NAME")
 
 
 class DescribeRun(pl.Callback):
-    """Callback that records, with whatever MLflow logger the training has, what the run is.
+    """Record, with the training's MLflow logger, what the run is.
 
     - Parameters: nodes, neighbours and isolated nodes of the graph, trainable parameters of the model, the learning
-      rate that the optimiser really uses, ranks, the data's paths and dates.
-    - Tags: the experiment's config, versions, git commit of the working folder, nodes, jobs of SLURM.
+      rate that the optimiser uses, ranks, the data's paths and dates.
+    - Tags: the experiment's config, versions, git commit of the working directory, nodes, SLURM job.
     - Artifact: the picture of the graph.
 
     Parameters
     ----------
     start : str
-        What the training begins with, in words; kept as the tag `start`.
+        What the training starts from, in words; recorded as the tag `start`.
     picture : bool
-        Whether to draw the graph. It is drawn beside its file, once: where there is no picture yet, or an older one.
-        That takes a second for the samples, and some ten for the published grids.
+        Whether to draw the graph, next to its file, if there is no picture yet or only an older one. This takes a
+        second for the samples, and about ten for the published grids.
     """
 
     def __init__(self, start: str = "", picture: bool = True) -> None:
@@ -49,17 +50,17 @@ class DescribeRun(pl.Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record it all; what cannot be found out is left out."""
+        """Record everything that can be found out."""
         logger = trainer.logger
         tracked = getattr(logger, "logger_name", None) == "mlflow"
         try:
             if tracked:
                 self._describe(trainer, pl_module)
-            # Without a tracker too: the picture belongs to the graph.
+            # The picture belongs to the graph, so it is drawn without a tracker too.
             if self.picture and (picture := _picture(pl_module)) and tracked:
                 _record(picture, logger)
-        except Exception as failure:  # a description is not worth a training
-            LOGGER.warning("The run is not described in full: %s", failure)
+        except Exception as failure:  # a description must not end a training
+            LOGGER.warning("The description of the run is incomplete: %s", failure)
 
     def _describe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         params = {**_of_graph(pl_module), **_of_training(trainer, pl_module), **_of_data(pl_module)}
@@ -71,8 +72,8 @@ class DescribeRun(pl.Callback):
 
 
 def _picture(pl_module: Any) -> Path | None:
-    """Picture of the graph beside its file; None where the graph is none of ours, or its folder belongs to others."""
-    graph = Path(str(pl_module.config.system.input.graph))
+    """Return the picture of the graph next to its file; None if the graph is not ours, or its folder is read-only."""
+    graph = Path(str(keys.get(pl_module.config, keys.GRAPH)))
     picture = graph.with_suffix(".png")
     if not graph.is_file() or not hasattr(pl_module.model.graph_data, RECORD):
         return None
@@ -94,11 +95,12 @@ def _of_graph(pl_module: Any) -> dict[str, Any]:
     record = getattr(pl_module.model.graph_data, RECORD, None)
     if record is None:
         return {}
-    coverage = record["coverage"]
-    found = {f"graph.{key}": value for key, value in coverage.items() if not isinstance(value, Mapping)}
-    for key, part in coverage.items():
+    found: dict[str, Any] = {}
+    for key, part in record["coverage"].items():
         if isinstance(part, Mapping):
             found |= {f"graph.{key}.{name.replace(' -> ', '_to_')}": value for name, value in part.items()}
+        else:
+            found[f"graph.{key}"] = part
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -114,17 +116,16 @@ def _of_training(trainer: pl.Trainer, pl_module: Any) -> dict[str, Any]:
 
 def _of_data(pl_module: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    with suppress(Exception):  # another layout of the dataloader's settings
+    with suppress(Exception):  # the dataloader of another config
         config = pl_module.config
-        found |= {f"data.{name}": _whole(path) for name, path in config.system.input.dataset.items()}
-        for stage in ("training", "validation"):
-            dates = config.dataloader[stage].datasets.data
-            found |= {f"data.{stage}.{end}": dates[end] for end in ("start", "end")}
+        found |= {f"data.{name}": _absolute(path) for name, path in keys.get(config, keys.DATASETS).items()}
+        for stage in (keys.TRAINING, keys.VALIDATION):
+            dates = keys.get(config, keys.dates_of(stage))
+            found |= {f"data.{stage.rpartition('.')[2]}.{end}": dates[end] for end in ("start", "end")}
     return found
 
 
-def _whole(path: str) -> str:
-    """A path that says where it is also to somebody in another folder."""
+def _absolute(path: str) -> str:
     return str(Path(path).absolute()) if Path(path).exists() else path
 
 
@@ -139,8 +140,7 @@ def _tags(trainer: pl.Trainer, start: str) -> dict[str, str]:
     if commit := _git_commit():
         tags["git_commit"] = commit
     tags["nodes"] = str(trainer.num_nodes)
-    tags |= {name: os.environ[name] for name in _SLURM if name in os.environ}
-    return tags
+    return tags | {name: os.environ[name] for name in _SLURM if name in os.environ}
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -150,12 +150,12 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _git_commit() -> str:
-    """Commit of the working folder, with a plus where files differ from it; empty where there is no repository."""
+    """Return the commit of the working directory, with a plus if files were changed; empty outside a repository."""
     answers: list[str] = []
     for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:
-            asked = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=2, check=True)
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=2, check=True)
         except (OSError, subprocess.SubprocessError):
             return answers[0] if answers else ""
-        answers.append(asked.stdout.strip())
+        answers.append(done.stdout.strip())
     return answers[0] + ("+" if answers[1] else "")

@@ -1,4 +1,4 @@
-"""What the Hydra plugin registers: where our configs are, our resolvers, our schemas."""
+"""Register our resolvers and schemas when Hydra loads the plugin."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ANEMOI_SCHEMAS = "anemoi.training.schemas.base_schema"
 
 
 def register() -> None:
-    """Register the resolvers that our configs use and, where anemoi-training is at work, our schemas.
+    """Register the resolvers that our configs use and, in a process that has loaded anemoi-training's, our schemas.
 
-    A plain Hydra application of somebody else's pays for neither anemoi nor torch.
+    Any other Hydra application thus imports neither anemoi nor torch.
     """
     from anemoi_house.plugin import resolvers
 
@@ -29,7 +29,7 @@ def register() -> None:
 
 @cache
 def warn_of_another_version() -> None:
-    """Say, once and in one line, that the anemoi-training installed is not one we were made for."""
+    """Print one line, once, if the installed anemoi-training is not the supported version."""
     installed = version("anemoi-training")
     if not installed.startswith(f"{SUPPORTED}."):
         print(

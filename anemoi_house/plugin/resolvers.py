@@ -1,7 +1,7 @@
 """Values that our configs compute: `${house.NAME:...}`.
 
-A resolver runs when a command resolves its config, which is before anything is built: that is where
-users' mistakes in paths, data and trim are found. Importing this module costs nothing beyond OmegaConf.
+A resolver runs when a command resolves its config, before anything is built: that is where mistakes in paths, data and
+trim are found. This module imports nothing but OmegaConf.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from anemoi_house.errors import HouseError
+from anemoi_house.upstream import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def register() -> None:
-    """Register our resolvers with OmegaConf; again makes no difference."""
-    for name, resolver in (
-        ("path_of", path_of),
-        ("nested", nested),
-        ("build_graph", build_graph),
-        ("slurm_nodes", slurm_nodes),
-        ("slurm_tasks_per_node", slurm_tasks_per_node),
-        ("slurm_gpus_per_node", slurm_gpus_per_node),
-        ("strategy", strategy),
-        ("tracking_uri", tracking_uri),
-        ("begins_with_weights", begins_with_weights),
-        ("local_rate", local_rate),
-        ("start", start),
+    """Register our resolvers with OmegaConf; a second call changes nothing."""
+    for resolver in (
+        path_of,
+        nested,
+        build_graph,
+        slurm_nodes,
+        slurm_tasks_per_node,
+        slurm_gpus_per_node,
+        strategy,
+        tracking_uri,
+        begins_with_weights,
+        local_rate,
+        start,
     ):
-        OmegaConf.register_new_resolver(f"house.{name}", _with_message(resolver), replace=True)
+        OmegaConf.register_new_resolver(f"house.{resolver.__name__}", _with_message(resolver), replace=True)
 
 
 def path_of(variable: str, key: str) -> str:
@@ -41,83 +42,85 @@ def path_of(variable: str, key: str) -> str:
     if path := os.environ.get(variable):
         return path
     raise HouseError(
-        f"{key} is not set. Say where the dataset is: `export {variable}=/path/to/it.zarr`, once, or `{key}=...` on "
+        f"{key} is not set. Set the path of the dataset: `export {variable}=/path/to/it.zarr`, once, or `{key}=...` on "
         "the command line. Without data of your own: `anemoi-house sample sample` and a config that ends in _sample."
     )
 
 
 def nested(cutout: DictConfig, *, _root_: DictConfig) -> DictConfig:
-    """`${house.nested:${dataloader.nested}}`: the cutout with its trim in cells, once all that it names is checked."""
+    """`${house.nested:${dataloader.nested}}`: the cutout, checked, with its trim in cells."""
     from anemoi_house.plugin.cutout import checked_cutout
 
     return OmegaConf.create(checked_cutout(cutout, _root_))
 
 
 def build_graph(*, _root_: DictConfig) -> bool:
-    """`${house.build_graph:}`: whether the graph file is missing, or made from other settings or data."""
+    """`${house.build_graph:}`: whether the graph file is missing, or was made from other settings or data."""
     from anemoi_house.plugin.cutout import graph_to_build
 
     return graph_to_build(_root_)
 
 
 def slurm_nodes() -> int:
-    """`${house.slurm_nodes:}`: nodes of the SLURM step, else of the job; 1 outside of one."""
+    """`${house.slurm_nodes:}`: nodes of the SLURM step, or of the job; 1 outside SLURM."""
     return int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES") or 1)
 
 
 def slurm_tasks_per_node() -> int:
-    """`${house.slurm_tasks_per_node:}`: tasks on each node of the SLURM step; 1 outside of one."""
+    """`${house.slurm_tasks_per_node:}`: tasks per node of the SLURM step; 1 outside SLURM."""
     layout = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1"
-    each = layout.partition("(")[0]  # `4(x2)`
-    if "," in layout or not each.isdigit():
+    tasks = layout.partition("(")[0]  # `4(x2)`
+    if "," in layout or not tasks.isdigit():
         raise HouseError(
-            f"The step has {layout} tasks on its nodes, and a training as many on each: ask for them with "
-            "--ntasks-per-node, in place of --ntasks."
+            f"SLURM_STEP_TASKS_PER_NODE: the step has {layout} tasks on its nodes, but a training needs the same "
+            "number on each. Request tasks with --ntasks-per-node instead of --ntasks."
         )
-    return int(each)
+    return int(tasks)
 
 
 def slurm_gpus_per_node() -> int:
-    """`${house.slurm_gpus_per_node:}`: GPUs per node of the SLURM job, else tasks per node of the step; 1 elsewhere."""
+    """`${house.slurm_gpus_per_node:}`: GPUs per node of the SLURM job, or the tasks per node of its step; else 1."""
     tasks = slurm_tasks_per_node()
-    asked = os.environ.get("SLURM_GPUS_PER_NODE") or str(tasks)
-    number = asked.rpartition(":")[2]  # `a100:4`
+    requested = os.environ.get("SLURM_GPUS_PER_NODE") or str(tasks)
+    number = requested.rpartition(":")[2]  # `a100:4`
     if not number.isdigit():
-        raise HouseError(f"SLURM_GPUS_PER_NODE is '{asked}', which is no number of GPUs; set num_gpus_per_node.")
+        raise HouseError(
+            f"SLURM_GPUS_PER_NODE: '{requested}' is not a number of GPUs. Set {keys.GPUS_PER_NODE} on the command line."
+        )
     if tasks not in (1, int(number)):
         raise HouseError(
-            f"The step has {tasks} tasks on each node, and the job {number} GPUs: a task runs one GPU. Ask for "
-            f"--ntasks-per-node={number}."
+            f"SLURM_GPUS_PER_NODE: the job has {number} GPUs per node, but the step {tasks} tasks, and each task runs "
+            f"one GPU. Request --ntasks-per-node={number}."
         )
     return int(number)
 
 
 def strategy(nodes: int, devices: int) -> str:
-    """`${house.strategy:NODES,DEVICES}`: the class for one device, or for several."""
+    """`${house.strategy:NODES,DEVICES}`: the stock class for one device, or for several."""
     several = int(nodes) * int(devices) > 1
     return f"anemoi.training.distributed.{'strategy.DDPGroupStrategy' if several else 'single.SingleDeviceStrategy'}"
 
 
 def tracking_uri() -> str:
-    """`${house.tracking_uri:}`: the MLflow server that the environment names."""
+    """`${house.tracking_uri:}`: the MLflow server named in the environment."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     raise HouseError(
-        "diagnostics.log.mlflow.tracking_uri is not set. Say where the MLflow server is: `export "
-        "MLFLOW_TRACKING_URI=https://...`, or `diagnostics.log.mlflow.tracking_uri=...` on the command line. Without a "
-        "server: diagnostics=house_local."
+        f"{keys.TRACKING_URI} is not set. Set the address of the MLflow server: `export "
+        f"MLFLOW_TRACKING_URI=https://...`, or `{keys.TRACKING_URI}=...` on the command line. Without a server: "
+        "diagnostics=house_local."
     )
 
 
 def begins_with_weights(*, _root_: DictConfig) -> bool:
-    """`${house.begins_with_weights:}`: whether a second stage loads weights alone, once their file is seen."""
+    """`${house.begins_with_weights:}`: whether a second stage loads weights alone, after a check of their file."""
     from anemoi_house.runs import stages
 
     return stages.begins_with_weights(_root_)
 
 
 def start(*, _root_: DictConfig) -> str:
-    """`${house.start:}`: what the training begins with, in words, once it is checked."""
+    """`${house.start:}`: what the training starts from, in words, after a check that it can."""
     from anemoi_house.runs.start import checked_start
 
     return checked_start(_root_)
@@ -131,7 +134,7 @@ def local_rate(global_rate: float, *, _root_: DictConfig) -> float:
 
 
 def _with_message(resolver: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a user's mistake through OmegaConf as the message that it is."""
+    """Make a user's mistake pass through OmegaConf with its message alone."""
 
     @wraps(resolver)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -7,15 +7,15 @@ from anemoi.training.losses.scalers import ReweightedGraphNodeAttributeScaler
 
 
 class AreaReweightedScaler(ReweightedGraphNodeAttributeScaler):
-    """Node weights by area, with a given share of the total on the nodes of a mask.
+    """Weight nodes by area, with a given share of the total on the nodes of a mask.
 
-    A drop-in for the stock `ReweightedGraphNodeAttributeScaler`, which (anemoi-training 0.17) gives every
-    masked node the same weight whatever its area, and writes the result into the graph that goes into the
-    checkpoint. Here the masked nodes keep their weights relative to each other, and the graph is left alone.
+    A drop-in replacement for the stock `ReweightedGraphNodeAttributeScaler`. The stock scaler (anemoi-training 0.17)
+    gives all masked nodes the same weight, regardless of their areas, and writes the result into the graph that is
+    saved in the checkpoint. Here the masked nodes keep their relative weights, and the graph is not changed.
     """
 
     def reweight_attribute_values(self, values: torch.Tensor) -> torch.Tensor:
-        """Weights whose sum over the mask is `weight_frac_of_total` of the sum over all nodes.
+        """Scale the weights so that their sum over the mask is `weight_frac_of_total` of the total.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
-"""Strict schemas of our classes, and the one function that lets anemoi-training's validation accept them.
+"""Strict schemas of our classes, and the function that makes anemoi-training's validation accept them.
 
-anemoi-training validates its config with closed unions: a builder, post-processor, scaler or logger that
-is not one of its own is refused. `register` adds ours as further members of these unions. Everything else
-stays closed: a foreign target, or a mistyped key of ours, is refused as before.
+anemoi-training validates its config with closed unions: it refuses any builder, post-processor, scaler or logger that
+is not its own. `register` adds ours to these unions. They stay closed otherwise: a foreign target or a mistyped key is
+refused as before.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from anemoi.training.schemas.diagnostics import MlflowSchema
 from anemoi.utils.schemas import BaseModel
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, ZONE_KM
+from anemoi_house.boundary.regions import REGIONS
+from anemoi_house.boundary.widths import INNER_KM, OUTER_KM, ZONE_KM
 from anemoi_house.errors import HouseError
-from anemoi_house.graphs.coverage import check_range, parse_neighbours
-from anemoi_house.tracking.servers.azure import IDENTITIES
-from anemoi_house.tracking.servers.mlflow import check_uri
+from anemoi_house.graphs.coverage import CEILING, FLOOR, check_range, parse_neighbours
+from anemoi_house.tracking.servers.azure_sign_in import IDENTITIES
+from anemoi_house.tracking.servers.connect import check_uri
 from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.graph import LAM_MASK
+from anemoi_house.upstream.keys import DATA, HIDDEN
 
 
 class HouseModel(BaseModel):
-    """Base of our schemas: what is wrong with a setting of ours is said in one message."""
+    """Base of our schemas: reports every mistake in our settings in one message."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -34,19 +37,19 @@ class HouseModel(BaseModel):
         try:
             return handler(values)
         except ValidationError as errors:
-            # A plain union tries every member on everybody's settings: what is not ours is not ours to explain.
+            # A plain union tries every member on all settings: mistakes in those of other classes are not ours.
             if not isinstance(values, Mapping) or values.get("_target_") not in targets(cls):
                 raise
             raise CommandError("\n".join(_explain(cls, error) for error in errors.errors())) from None
 
 
 class NearestNeighboursModel(HouseModel):
-    """What our nearest-neighbour builders have in common."""
+    """Settings that our nearest-neighbour builders share."""
 
     AUTO: ClassVar[bool] = False
 
     num_nearest_neighbours: Any
-    "Data nodes that each hidden node picks; `auto`, where a builder knows it, for the smallest number that holds."
+    "Data nodes that each hidden node picks; with some builders `auto`, for the smallest sufficient number."
     source_mask_attr_name: str | None = None
     "Mask on the source nodes."
     target_mask_attr_name: str | None = None
@@ -66,12 +69,12 @@ class BoundaryAwareKNNEdgesSchema(NearestNeighboursModel):
     target_: Literal["anemoi_house.graphs.BoundaryAwareKNNEdges"] = Field(..., alias="_target_")
     boundary_width_km: PositiveFloat = ZONE_KM
     "Width of the zone around the LAM in which no data node may be isolated."
-    lam_mask_attr_name: str = "cutout_mask"
+    lam_mask_attr_name: str = LAM_MASK
     "Node attribute that marks the LAM."
-    floor: PositiveInt = 12
-    "Number of neighbours from which `auto` looks."
-    ceiling: PositiveInt = 64
-    "Number of neighbours up to which `auto` looks."
+    floor: PositiveInt = FLOOR
+    "Smallest number of neighbours that `auto` considers."
+    ceiling: PositiveInt = CEILING
+    "Largest number of neighbours that `auto` considers."
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -90,15 +93,15 @@ class BoundaryRingSchema(HouseModel):
 
     target_: Literal["anemoi_house.graphs.BoundaryRing"] = Field(..., alias="_target_")
     region: Literal[REGIONS]  # type: ignore[valid-type]
-    "Region whose nodes have weights."
+    "Region whose nodes get weights."
     inner_km: PositiveFloat = INNER_KM
-    "Width of the ring inside of the LAM's edge."
+    "Width of the ring inside the LAM's boundary."
     outer_km: PositiveFloat = OUTER_KM
-    "Width of the ring outside of it."
-    lam_mask_attr_name: str = "cutout_mask"
+    "Width of the ring outside it."
+    lam_mask_attr_name: str = LAM_MASK
     "Node attribute that marks the LAM."
     weight_attr_name: str | None = "area_weight"
-    "Node attribute that holds the weights; without one all nodes of the region weigh alike."
+    "Node attribute that holds the weights; None for equal weights."
     norm: ImplementedNormalisationSchema | None = None
     "Normalisation of the weights."
 
@@ -107,14 +110,14 @@ class GraphRecordSchema(HouseModel):
     """Settings of `anemoi_house.graphs.GraphRecord`."""
 
     target_: Literal["anemoi_house.graphs.GraphRecord"] = Field(..., alias="_target_")
-    data_name: str = "data"
+    data_name: str = DATA
     "Name of the data nodes."
-    hidden_name: str = "hidden"
+    hidden_name: str = HIDDEN
     "Name of the hidden nodes."
-    lam_mask_attr_name: str = "cutout_mask"
+    lam_mask_attr_name: str = LAM_MASK
     "Node attribute that marks the LAM."
     boundary_width_km: PositiveFloat = ZONE_KM
-    "Width of the zone around the LAM by which isolated nodes are counted."
+    "Width of the zone around the LAM in which isolated nodes are counted as on the rim."
 
 
 class AreaReweightedScalerSchema(HouseModel):
@@ -124,7 +127,7 @@ class AreaReweightedScalerSchema(HouseModel):
     nodes_attribute_name: str
     "Node attribute that holds the area weights."
     scaling_mask_attribute_name: str
-    "Node attribute that marks the nodes of the given share."
+    "Node attribute that marks the nodes with a given share."
     weight_frac_of_total: float = Field(gt=0, lt=1)
     "Share of the total weight on the marked nodes."
     norm: Literal["unit-sum", "unit-mean", "l1"] | None = None
@@ -134,15 +137,15 @@ class AreaReweightedScalerSchema(HouseModel):
 
 
 class SpooledMLflowLoggerSchema(HouseModel, MlflowSchema):
-    """Settings of `anemoi_house.tracking.logger.SpooledMLflowLogger`: the stock logger's, and ours."""
+    """Settings of `anemoi_house.tracking.logger.SpooledMLflowLogger`, in addition to those of the stock logger."""
 
     target_: Literal["anemoi_house.tracking.logger.SpooledMLflowLogger"] = Field(  # type: ignore[assignment]
         ..., alias="_target_"
     )
     params: list[str] = Field(default_factory=list)
-    "Settings that become parameters: dotted keys, branches or shell patterns."
+    "Settings to log as parameters: dotted keys, branches or shell patterns."
     finish_wait_s: float = Field(default=8, ge=0, le=600)
-    "Longest wait at the end, in seconds, for the server to take the rest."
+    "Longest wait at the end, in seconds, for the server to accept unsent records."
 
     @field_validator("tracking_uri")
     @classmethod
@@ -170,7 +173,7 @@ class AzureMLflowLoggerSchema(SpooledMLflowLoggerSchema):
 
 @cache
 def register() -> None:
-    """Let anemoi-training's validation accept our classes; once a process."""
+    """Make anemoi-training's validation accept our classes, once per process."""
     from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
     from anemoi.training.schemas.diagnostics import LoggingSchema
     from anemoi.training.schemas.training import SingleTrainingSchema
@@ -185,14 +188,13 @@ def register() -> None:
 
 
 def accept(*additions: tuple[Any, ...]) -> None:
-    """Let anemoi-training's validation accept further schemas.
+    """Make anemoi-training's validation accept further schemas.
 
     Parameters
     ----------
     *additions : tuple
-        A model of anemoi's, the name of its field that is a closed union, and the schemas that the
-        union is to hold besides. Subclasses have fields of their own: name the model that is used,
-        `SingleTrainingSchema` rather than its base.
+        A model of anemoi's, the name of its field that is a closed union, and the schemas to add to the union. A
+        subclass has its own fields: name the model that is used, `SingleTrainingSchema` rather than its base.
     """
     from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
     from anemoi.training.schemas.base_schema import BaseSchema
@@ -202,11 +204,11 @@ def accept(*additions: tuple[Any, ...]) -> None:
     models = [model for model, *_ in additions]
     for model, field, *members in additions:
         info = model.model_fields[field]
-        if info.discriminator:  # pydantic keeps the discriminator of a union that is the whole field apart from it
+        if info.discriminator:  # if the union is the whole field, pydantic stores its discriminator separately
             info.annotation = Union[(*get_args(info.annotation), *members)]
         else:
             info.annotation = widened(info.annotation, tuple(members))
-    # From the inside out: a model copies the core schemas of its members when it is built.
+    # Inner models first: a model copies the core schemas of its members when it is built.
     inner = (NodeSchema, EdgeSchema, BaseGraphSchema, SingleTrainingSchema, LoggingSchema)
     outer = (DiagnosticsSchema, BaseSchema)
     for model in (*(model for model in models if model not in outer), *inner, *outer):
@@ -214,7 +216,7 @@ def accept(*additions: tuple[Any, ...]) -> None:
 
 
 def widened(annotation: Any, members: tuple[type, ...]) -> Any:
-    """Annotation whose innermost union, inside lists and values of dicts, takes `members` too."""
+    """Return an annotation whose innermost union, inside lists and dict values, also accepts `members`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return Annotated[(widened(arguments[0], members), *arguments[1:])]
@@ -229,12 +231,12 @@ def widened(annotation: Any, members: tuple[type, ...]) -> Any:
 
 
 def targets(model: type[BaseModel]) -> tuple[str, ...]:
-    """Values of `_target_` that a schema is for."""
+    """Return the values of `_target_` that a schema is for."""
     return get_args(model.model_fields["target_"].annotation)
 
 
 def _as_value_error(check: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run a check of ours inside pydantic, which collects ValueErrors alone."""
+    """Run one of our checks inside pydantic, which only collects ValueErrors."""
     try:
         return check(*args, **kwargs)
     except HouseError as mistake:
@@ -253,4 +255,4 @@ def _explain(model: type[BaseModel], error: Any) -> str:
         return f"{name} needs the setting '{key}'."
     if error["type"] == "value_error":
         return f"{name}: {error['ctx']['error']}"
-    return f"{name}: {key}: {error['input']!r} will not do: {error['msg']}."
+    return f"{name}: {key}: {error['input']!r} is invalid: {error['msg']}."

@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from anemoi_house.boundary.regions import ZONE_KM
 from anemoi_house.boundary.significance import BETTER, NOISE, WORSE
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.figures.style import pretty
 from anemoi_house.report.lines import Picture
 from anemoi_house.report.sections import Section

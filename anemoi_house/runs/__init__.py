@@ -1,1 +1,1 @@
-"""A trained run: where it starts, how it goes on, as a job of SLURM."""
+"""Training runs: what they start from, how they continue, as a SLURM job, and finding finished ones."""

@@ -1,4 +1,4 @@
-"""A training as a job of SLURM: a script that checks, trains, stops at a checkpoint before its limit, and goes on."""
+"""A training as a SLURM job: a script that checks, trains, stops at a checkpoint before the limit, and requeues."""
 
 from __future__ import annotations
 
@@ -12,49 +12,51 @@ from pathlib import Path
 
 from anemoi_house import __version__
 from anemoi_house.errors import HouseError
+from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed
 
+NO_ACCOUNT = "none"
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
 _GPUS = re.compile(r"(?:[\w.-]+:)?(?P<number>[1-9]\d*)")
-NO_ACCOUNT = "none"
+_NAME = re.compile(r"[\w.,/+-]+")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a job asks SLURM for, and what it runs.
+    """What a job requests from SLURM, and what it runs.
 
     Attributes
     ----------
     config_name : str
         As after `anemoi-training train --config-name`.
+    time : str
+        Limit of an attempt, as for sbatch.
     overrides : sequence of str
-        Of the config, in Hydra's notation.
+        Of the config, in Hydra's syntax.
     nodes : int
         Number of nodes.
     gpus_per_node : str or None
-        As sbatch takes it, `4` or `a100:4`: a task for each. None for ranks on CPUs.
+        As for sbatch, `4` or `a100:4`; each GPU gets a task. None for ranks on CPUs.
     tasks_per_node : int or None
-        CPU ranks on each node, where there are no GPUs; 1 by default.
+        CPU ranks per node, without GPUs; 1 by default.
     gpus_per_model : int
         GPUs, or CPU ranks, that share one model.
-    time : str
-        Limit of an attempt, as sbatch takes it.
     account : str or None
-        As sbatch takes it; `none` where the site has no accounts. `SBATCH_ACCOUNT` by default.
+        As for sbatch; `none` if the site has no accounts. Default: `SBATCH_ACCOUNT`.
     partition : str or None
-        As sbatch takes it; the site's default otherwise.
+        As for sbatch; default: the site's.
     cpus_per_task : int or None
-        As sbatch takes it; the site's default otherwise.
+        As for sbatch; default: the site's.
     output : Path or None
-        Folder of the run, its own; `runs/CONFIG` by default.
+        Folder of this run alone; default: `runs/CONFIG`.
     env : Path or None
-        Shell file that every attempt reads, for credentials: its path stands in the script, nothing of what it holds.
+        Shell file that every attempt sources, for credentials. The script has its path, not its content.
     seed : int or None
-        The same seed for each attempt; by default another one.
+        Seed of every attempt; by default each has another one.
     signal_before : int
         Seconds before the limit at which the training begins to stop.
     command : sequence of str
-        What the script is made with, for its heading; the command line by default.
+        Command that made the script, for its header; by default this process's.
     """
 
     config_name: str
@@ -75,30 +77,32 @@ class Job:
 
     @property
     def ranks_per_node(self) -> int:
-        """Tasks on each node."""
+        """Tasks per node."""
         if self.gpus_per_node is None:
             return self.tasks_per_node or 1
         if not (match := _GPUS.fullmatch(self.gpus_per_node)):
-            raise HouseError(f"--gpus-per-node {self.gpus_per_node}: give a number, or a kind and a number: a100:4")
+            raise HouseError(f"--gpus-per-node {self.gpus_per_node}: give a number, or a type and a number: a100:4")
         return int(match["number"])
 
 
 def job_script(job: Job) -> str:
-    """Script for `sbatch`, complete.
+    """Return a complete script for `sbatch`.
 
     Raises
     ------
     HouseError
-        For an unknown config, an account that is not set, a missing environment file, and what SLURM would not take or
-        the training would refuse.
+        If the config is unknown, the account is not set, the environment file is missing, or SLURM or the training
+        would refuse an option.
     """
-    _check(job)
+    _check_numbers(job)
+    _check_names(job)
+    _check_times(job)
     hardware = {
-        "num_nodes": job.nodes,
-        "num_gpus_per_node": job.ranks_per_node,
-        "num_gpus_per_model": job.gpus_per_model,
+        keys.NODES: job.nodes,
+        keys.GPUS_PER_NODE: job.ranks_per_node,
+        keys.GPUS_PER_MODEL: job.gpus_per_model,
     }
-    overrides = [*(f"system.hardware.{key}={value}" for key, value in hardware.items()), *job.overrides]
+    overrides = [*(f"{key}={value}" for key, value in hardware.items()), *job.overrides]
     composed(job.config_name, None, overrides)
     return _filled(job, overrides)
 
@@ -119,13 +123,15 @@ def _filled(job: Job, overrides: Sequence[str]) -> str:
         "PATIENCE": str(job.signal_before - 3 * grace),
         "GRACE": str(grace),
         "BIN": shlex.quote(str(Path(sys.prefix, "bin"))),
+        "WARM_START": keys.WARM_START,
+        "LIMIT_BATCHES": keys.LIMIT_BATCHES,
     }
     template = Path(__file__).with_name("job.sh").read_text()
-    # At once, so that nothing of what is put in is taken for a name.
-    return re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], template)
+    # In one pass, so that nothing inserted is taken for a placeholder.
+    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], template)
 
 
-def _check(job: Job) -> None:
+def _check_numbers(job: Job) -> None:
     numbers = {
         "--nodes": job.nodes, "--ntasks-per-node": job.tasks_per_node, "--gpus-per-model": job.gpus_per_model,
         "--cpus-per-task": job.cpus_per_task,
@@ -135,53 +141,54 @@ def _check(job: Job) -> None:
             raise HouseError(f"{option} {number}: give a number of 1 or more")
     if job.gpus_per_node is not None and job.tasks_per_node is not None:
         raise HouseError(
-            "--ntasks-per-node: goes without --gpus-per-node, which gives a task to each GPU. Take one of the two away."
+            "--ntasks-per-node: cannot be combined with --gpus-per-node, which sets one task per GPU. Remove one of "
+            "them."
         )
     ranks = job.nodes * job.ranks_per_node
     if ranks % job.gpus_per_model:
         raise HouseError(
-            f"--gpus-per-model {job.gpus_per_model}: does not divide the {ranks} ranks of {job.nodes} nodes with "
-            f"{job.ranks_per_node} each"
-        )
-    if not job.account and not os.environ.get("SBATCH_ACCOUNT"):
-        raise HouseError(
-            "--account is not set. Give --account NAME, or `export SBATCH_ACCOUNT=NAME` once; --account none where the "
-            "site has none."
-        )
-    if job.env and not job.env.expanduser().is_file():
-        raise HouseError(f"--env {job.env}: there is no such file. Write it, or leave --env away.")
-    if not 8 <= job.signal_before <= 65535:
-        raise HouseError(f"--signal-before {job.signal_before}: SLURM takes 8 to 65535 seconds")
-    if _seconds(job.time) <= job.signal_before + 30:
-        raise HouseError(
-            f"--time {job.time}: is no more than the {job.signal_before} s before its end at which the training begins "
-            "to stop. Give more --time, or less --signal-before."
+            f"--gpus-per-model {job.gpus_per_model}: does not divide the {ranks} ranks ({job.nodes} nodes with "
+            f"{job.ranks_per_node} each)"
         )
     if job.seed is not None and not 0 <= job.seed < 2**32:
         raise HouseError(f"--seed {job.seed}: give a number from 0 to {2**32 - 1}")
-    for option, text in (
-        ("--account", job.account),
-        ("--partition", job.partition),
-        ("--config-name", job.config_name),
-    ):
-        if text is not None and not re.fullmatch(r"[\w.,/+-]+", text):
-            raise HouseError(f"{option} {text!r}: is no name that SLURM takes")
+
+
+def _check_names(job: Job) -> None:
+    if not job.account and not os.environ.get("SBATCH_ACCOUNT"):
+        raise HouseError(
+            "--account is not set. Give --account NAME, or run `export SBATCH_ACCOUNT=NAME` once. If the site has no "
+            "accounts, give --account none."
+        )
+    if job.env and not job.env.expanduser().is_file():
+        raise HouseError(f"--env {job.env}: does not exist. Create it, or leave out --env.")
+    names = {"--account": job.account, "--partition": job.partition, "--config-name": job.config_name}
+    for option, name in names.items():
+        if name is not None and not _NAME.fullmatch(name):
+            raise HouseError(f"{option} {name!r}: is not a name that SLURM accepts")
+
+
+def _check_times(job: Job) -> None:
+    if not 8 <= job.signal_before <= 65535:
+        raise HouseError(f"--signal-before {job.signal_before}: SLURM accepts 8 to 65535 seconds")
+    if _seconds(job.time) <= job.signal_before + 30:
+        raise HouseError(
+            f"--time {job.time}: is too short, since the training begins to stop {job.signal_before} s before the "
+            "limit. Give more --time, or less --signal-before."
+        )
 
 
 def _seconds(time: str) -> int:
-    """Seconds of a limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    """Return the seconds of a limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
     if not (match := _TIME.fullmatch(time)):
-        raise HouseError(f"--time {time}: give it as SLURM does: MINUTES, HOURS:MINUTES:SECONDS, DAYS-HOURS")
-    numbers = [int(each) for each in match["fields"].split(":")]
-    if match["days"] is not None:
-        hours, minutes, seconds = (*numbers, 0, 0)[:3]
-    else:
-        hours, minutes, seconds = {1: (0, *numbers, 0), 2: (0, *numbers), 3: tuple(numbers)}[len(numbers)]
-    return ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+        raise HouseError(f"--time {time}: is not a SLURM time. Give MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS.")
+    fields = [int(each) for each in match["fields"].split(":")]
+    if match["days"] is None and len(fields) < 3:  # these begin with minutes
+        fields.insert(0, 0)
+    return sum(part * unit for part, unit in zip([int(match["days"] or 0), *fields], (86400, 3600, 60, 1)))
 
 
 def _directives(job: Job) -> str:
-    account = None if job.account == NO_ACCOUNT else job.account
     options = {
         "job-name": job.config_name.replace("/", "-"),
         "nodes": job.nodes,
@@ -189,7 +196,7 @@ def _directives(job: Job) -> str:
         "gpus-per-node": job.gpus_per_node,
         "cpus-per-task": job.cpus_per_task,
         "time": job.time,
-        "account": account,
+        "account": None if job.account == NO_ACCOUNT else job.account,
         "partition": job.partition,
         "signal": f"B:USR1@{job.signal_before}",
         "output": "%x-%j.log",

@@ -1,4 +1,4 @@
-"""What one task does before the ranks of a job start: everything is checked, and the graph is built once."""
+"""What one task does before the ranks of a job start: check everything, and build the graph once."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from anemoi.graphs.create import load_graph_from_file
 from omegaconf import DictConfig
-from torch_geometric.data import HeteroData
 
 from anemoi_house.errors import HouseError
+from anemoi_house.runs.resume import RUN_FOLDERS
 from anemoi_house.runs.start import spools_of
 from anemoi_house.tracking.identity import local_run_id
 from anemoi_house.tracking.spool import Spool
+from anemoi_house.upstream import keys
 from anemoi_house.upstream.checkpoints import checkpoints_in
 from anemoi_house.upstream.compose import composed, validated
+from anemoi_house.upstream.graph import built_graph
 
 ROOM_FOR_CHECKPOINTS = 4
-"""Checkpoints that there must be room for: the stock training writes those of an epoch and of a time side by side."""
-
-PATIENCE_S = 150
-"""Seconds that the end of another training of the same run is waited for."""
-
+"""Checkpoints that must fit on the disk: those of an epoch and those of a time interval can be written together."""
+WAIT_S = 150
+"""Longest wait, in seconds, for another training of the same run to end."""
 LEAST_FREE_BYTES = 2 * 2**30
-"""Room that a run must have before its first checkpoint shows what it needs."""
+"""Free space required before the first checkpoint shows its size."""
+ANOTHER_FOLDER = "Free some space, or give another folder: HOUSE_OUTPUT, or --output of anemoi-house sbatch."
 
 
 def prepare(config_name: str, overrides: Sequence[str] = ()) -> Path | None:
@@ -39,87 +39,73 @@ def prepare(config_name: str, overrides: Sequence[str] = ()) -> Path | None:
     config_name : str
         As for `anemoi-training train --config-name`.
     overrides : sequence of str
-        Of the config, in Hydra's notation.
+        In Hydra's syntax.
 
     Returns
     -------
     Path or None
-        Graph file; None where the config names none.
+        Graph file; None if the config names none.
 
     Raises
     ------
     HouseError
-        Where the training would end on a mistake: in the config, the paths of the data, the folder it writes to, or
-        where another one still writes to its run.
+        If the training would fail: on its config, the paths of its data or its output folder, or because another one
+        still writes to its run.
     """
     import anemoi.training.schemas.base_schema  # noqa: F401  our plugin widens the schemas that are loaded
 
     config = composed(config_name, None, overrides)
-    _check_folder(Path(config.system.output.root))
+    _check_folder(Path(keys.get(config, keys.OUTPUT)))
     _wait_for_other_writer(config)
-    return _see_to_graph(validated(config, config_name))
+    return _prepare_graph(validated(config, config_name))
 
 
 def _check_folder(folder: Path) -> None:
-    """Whether a run can be written to the folder, by writing there."""
+    """Check that a run can write to a folder, by writing there, and that its checkpoints fit."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(os.urandom(2**20))
             file.flush()
     except OSError as error:
-        raise HouseError(
-            f"system.output.root={folder}: cannot be written to ({error.strerror}). Free some space, or give another "
-            "folder: HOUSE_OUTPUT, or --output of anemoi-house sbatch."
-        ) from None
-    written = [
-        checkpoint.path.stat().st_size for run in folder.glob("checkpoint/*") for checkpoint in checkpoints_in(run)
-    ]
+        raise HouseError(f"{keys.OUTPUT}={folder}: cannot be written ({error.strerror}). {ANOTHER_FOLDER}") from None
+    written = [each.path.stat().st_size for run in folder.glob(RUN_FOLDERS) for each in checkpoints_in(run)]
     needed = ROOM_FOR_CHECKPOINTS * max(written) if written else LEAST_FREE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise HouseError(
-            f"system.output.root={folder}: {free / 2**30:.1f} GiB are free, and checkpoints need {needed / 2**30:.1f}. "
-            "Free some space, or give another folder: HOUSE_OUTPUT, or --output of anemoi-house sbatch."
+            f"{keys.OUTPUT}={folder}: {free / 2**30:.1f} GiB are free, but checkpoints need {needed / 2**30:.1f}. "
+            f"{ANOTHER_FOLDER}"
         )
 
 
 def _wait_for_other_writer(config: DictConfig) -> None:
-    """Give the ranks of an attempt before, on a node that was lost, the time to end."""
-    run_id = config.training.run_id
-    if not run_id or config.training.fork_run_id:
+    """Wait until the ranks of an earlier attempt, on a node that was lost, have ended."""
+    if not keys.continues_run(config):
         return
-    spool = Spool(spools_of(config) / local_run_id(spools_of(config), run_id))
+    run_id, spools = keys.get(config, keys.RUN_ID), spools_of(config)
+    spool = Spool(spools / local_run_id(spools, run_id))
     if not spool.is_locked():
         return
-    print(f"run {run_id} is still written to; waiting for its end, at most {PATIENCE_S} s", flush=True)
-    deadline = time.monotonic() + PATIENCE_S
+    print(f"run {run_id} is still being written; waiting up to {WAIT_S} s for it to end", flush=True)
+    deadline = time.monotonic() + WAIT_S
     while spool.is_locked():
         if time.monotonic() > deadline:
             raise HouseError(
-                f"training.run_id={run_id}: another training still writes to this run. End it, or branch off: "
-                f"training.run_id=null training.fork_run_id={run_id}."
+                f"{keys.RUN_ID}={run_id}: another training still writes to this run. End it, or fork the run: "
+                f"{keys.RUN_ID}=null {keys.FORK_RUN_ID}={run_id}."
             )
         time.sleep(1)
 
 
-def _see_to_graph(config: DictConfig) -> Path | None:
-    """Build the graph, or see that it is there, by the stock trainer's own means."""
-    if not config.system.input.graph:
+def _prepare_graph(config: DictConfig) -> Path | None:
+    """Build the graph of a validated config unless its file fits, and print its size."""
+    if not keys.get(config, keys.GRAPH):
         return None
-    path = Path(config.system.input.graph)
-    if path.exists() and not config.graph.get("overwrite", False):
-        nodes = load_graph_from_file(path)  # without the trainer, whose import takes seconds of every attempt
+    path = Path(keys.get(config, keys.GRAPH))
+    if path.exists() and not keys.get(config, keys.OVERWRITE):
+        graph = load_graph_from_file(path)  # without the trainer, whose import would cost every attempt seconds
     else:
-        nodes = _built_graph(config)
-    print(f"graph {path}: {', '.join(f'{nodes[name].num_nodes:,} {name} nodes' for name in nodes.node_types)}")
+        graph = built_graph(config)
+    print(f"graph {path}: {', '.join(f'{graph[name].num_nodes:,} {name} nodes' for name in graph.node_types)}")
     return path
-
-
-def _built_graph(config: DictConfig) -> HeteroData:
-    from anemoi.training.train.train import AnemoiTrainer
-
-    kind: Any = AnemoiTrainer
-    trainer = kind.__new__(kind)  # one that is initialised begins a run
-    trainer.config = config
-    return trainer.graph_data

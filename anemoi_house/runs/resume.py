@@ -1,7 +1,7 @@
-"""What a training is told so that it goes on where it was ended, by a limit, a lost node or a person.
+"""Arguments with which a run continues after a time limit, a lost node or Ctrl-C.
 
-The means are the stock ones: `training.run_id` keeps the run and its folder, and `system.input.warm_start` names the
-checkpoint whose weights, optimiser, schedule and step are restored.
+They are stock settings: one keeps the run and its folder, another names the checkpoint whose weights, optimiser,
+schedule and step are restored.
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_house.errors import HouseError
+from anemoi_house.upstream import keys
 from anemoi_house.upstream.checkpoints import LAST, Checkpoint, candidates, checkpoints_in, fault_of
 
+RUN_FOLDERS = "checkpoint/*"
+"""Checkpoint folders of the runs, in the outputs of our configs."""
 _BARE = re.compile(r"[\w./:%+@-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Resume:
-    """Where a run goes on.
+    """Where a run continues.
 
     Attributes
     ----------
     run_id : str
         Name of the run's checkpoint folder.
     checkpoint : Checkpoint
-        The one to go on from.
+        The one to continue from.
     steps_again : int
-        Steps beyond it that are in a later checkpoint, written in the middle of an epoch, and are done again.
+        Steps after it that are done again: a later checkpoint within an epoch has them.
     passed_over : tuple of str
-        Files that are not whole, each with what is wrong.
+        Damaged files, each with its fault.
     """
 
     run_id: str
@@ -39,42 +42,41 @@ class Resume:
 
     @property
     def overrides(self) -> list[str]:
-        """Arguments for `anemoi-training train`, beside those that the run began with."""
+        """Arguments for `anemoi-training train`, in addition to those that the run was started with."""
         return [
-            f"training.run_id={_quoted(self.run_id)}",
-            "training.fork_run_id=null",
-            f"system.input.warm_start={_quoted(str(self.checkpoint.path.absolute()))}",
+            f"{keys.RUN_ID}={_quoted(self.run_id)}",
+            f"{keys.FORK_RUN_ID}=null",
+            f"{keys.WARM_START}={_quoted(str(self.checkpoint.path.absolute()))}",
         ]
 
     @property
-    def told(self) -> list[str]:
-        """What a person should know of it, in lines."""
-        lines = [f"{each}; passed over" for each in self.passed_over]
-        again = f"; {self.steps_again} steps of an unfinished epoch are done again" if self.steps_again else ""
-        middle = "" if self.checkpoint.ends_an_epoch else ", in the middle of an epoch: its data begin anew"
-        lines.append(
-            f"run {self.run_id} goes on at step {self.checkpoint.step} ({self.checkpoint.path.name}{middle}{again})"
-        )
-        return lines
+    def summary(self) -> list[str]:
+        """Lines that say where the run continues, and which files are skipped."""
+        again = f"; {self.steps_again} steps of an unfinished epoch are repeated" if self.steps_again else ""
+        within = "" if self.checkpoint.ends_an_epoch else ", within an epoch: the epoch's data start over"
+        return [
+            *(f"{each}; skipped" for each in self.passed_over),
+            f"run {self.run_id} continues at step {self.checkpoint.step} ({self.checkpoint.path.name}{within}{again})",
+        ]
 
 
 def resume(folder: Path) -> Resume | None:
-    """Find where the run in `folder` goes on: at its last whole checkpoint that ends an epoch, else at its last one.
+    """Find where a run continues: at its last whole checkpoint that ends an epoch, or else at its last whole one.
 
     Parameters
     ----------
     folder : Path
-        The run's checkpoint folder, or the outputs of one run (`HOUSE_OUTPUT`).
+        Checkpoint folder of the run, or the outputs of one run (`HOUSE_OUTPUT`).
 
     Returns
     -------
     Resume or None
-        None where the run has written no checkpoint yet, so that it begins.
+        None if the run has no checkpoint yet, and so begins at step 0.
 
     Raises
     ------
     HouseError
-        Where `folder` holds several runs, or every checkpoint is damaged.
+        If `folder` holds several runs, or every checkpoint is damaged.
     """
     run = _run_folder(folder)
     if run is None:
@@ -93,8 +95,8 @@ def resume(folder: Path) -> Resume | None:
     if not passed_over:
         return None
     raise HouseError(
-        f"{run}: no checkpoint is whole ({'; '.join(passed_over)}). Begin anew in another folder, or from a file that "
-        "you trust: system.input.warm_start=FILE."
+        f"{run}: every checkpoint is damaged ({'; '.join(passed_over)}). Start again in another folder, or from a file "
+        f"that you trust: {keys.WARM_START}=FILE."
     )
 
 
@@ -102,15 +104,13 @@ def _run_folder(folder: Path) -> Path | None:
     if not folder.exists():
         return None
     if not folder.is_dir():
-        raise HouseError(f"{folder}: is no folder. Give the outputs of a run, or its checkpoint folder.")
+        raise HouseError(f"{folder}: is not a directory. Give the outputs of a run, or its checkpoint folder.")
     if _has_checkpoints(folder):
         return folder
-    runs = sorted(path for path in folder.glob("checkpoint/*") if path.is_dir() and _has_checkpoints(path))
+    runs = sorted(path for path in folder.glob(RUN_FOLDERS) if path.is_dir() and _has_checkpoints(path))
     if len(runs) > 1:
-        raise HouseError(
-            f"{folder}: holds {len(runs)} runs. Give the folder of the one that is to go on: "
-            + " or ".join(str(path) for path in runs[-3:])
-        )
+        choices = " or ".join(str(path) for path in runs[-3:])
+        raise HouseError(f"{folder}: holds {len(runs)} runs. Give the folder of the one to continue: {choices}")
     return runs[0] if runs else None
 
 
@@ -119,7 +119,7 @@ def _has_checkpoints(folder: Path) -> bool:
 
 
 def _quoted(value: str) -> str:
-    """A value as Hydra's grammar of overrides takes it for a string."""
+    """Quote a value so that Hydra's grammar of overrides reads it as a string."""
     if _BARE.fullmatch(value):
         return value
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)

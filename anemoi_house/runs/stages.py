@@ -1,4 +1,4 @@
-"""The second stage of a training: what it begins with, and its learning rate."""
+"""The second stage of a training: what it starts from, and its learning rate."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from omegaconf import DictConfig
 
 from anemoi_house.errors import HouseError
 from anemoi_house.runs.start import check_file, source_of
+from anemoi_house.upstream import keys
+from anemoi_house.upstream.trainer import replicas
 
 
 def begins_with_weights(config: DictConfig) -> bool:
-    """Whether a second stage loads weights alone: True for a new run, False where it goes on with its own.
+    """Return True if a second stage loads weights alone, as a new run; False if it continues its own run.
 
     Parameters
     ----------
     config : DictConfig
-        The whole config; `training.run_id`, `training.fork_run_id` and `system.input.warm_start` are read.
+        The whole config, unresolved.
 
     Raises
     ------
     HouseError
-        Where nothing says what weights the stage begins with, or their file is missing or damaged.
+        If nothing names the weights to start from, or their file is missing or damaged.
     """
-    if config.training.run_id and not config.training.fork_run_id:
+    if keys.continues_run(config):
         return False
     source = source_of(config)
     if source is None:
         raise HouseError(
-            "training.fork_run_id and system.input.warm_start are not set, and a second stage begins with the weights "
-            "of a first one: training.fork_run_id=RUN for a run of these outputs, or system.input.warm_start=FILE."
+            f"{keys.FORK_RUN_ID} and {keys.WARM_START} are not set, but a second stage needs the weights of a first "
+            f"one. Set {keys.FORK_RUN_ID}=RUN for a run in these outputs, or {keys.WARM_START}=FILE."
         )
     check_file(source)
     return True
 
 
 def local_rate(global_rate: float, config: DictConfig) -> float:
-    """Learning rate to set for a global one: anemoi-training multiplies it by the models that train side by side."""
-    hardware = config.system.hardware
-    models = hardware.num_nodes * hardware.num_gpus_per_node / hardware.num_gpus_per_model
-    return float(global_rate) / models
+    """Return the learning rate to set for a global one, since the trainer multiplies it by the replicas."""
+    return float(global_rate) / replicas(config)

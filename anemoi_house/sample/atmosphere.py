@@ -1,22 +1,21 @@
-r"""The sample atmosphere: every variable of the nested experiments as a function of place and time.
+r"""The sample atmosphere: every variable of the nested experiments as a function of position and time.
 
-One atmosphere, sampled on any points: two grids that share a point get the same values there. It is a sum of
-travelling waves on a zonal mean, so that the state six hours on follows from two states, and nothing in it is
-random. With latitude :math:`\varphi`, longitude :math:`\lambda`, :math:`s = \ln(1000\,\mathrm{hPa}/p)` and time
-:math:`t`:
+One atmosphere, sampled on any points: grids that share a point get the same values there. It is a sum of travelling
+waves on a zonal mean, without randomness: the state six hours ahead follows from two states. With latitude
+:math:`\varphi`, longitude :math:`\lambda`, :math:`s = \ln(1000\,\mathrm{hPa}/p)` and time :math:`t`:
 
 Geopotential height (m)
     .. math:: h = Z(s) + D(s)\,(\cos^2\varphi - 2/3)
               + \sum_w a_w V_w(s)\, E_w(\varphi, \lambda) \cos(m_w\lambda + n_w\varphi - \omega_w t + \chi_w + \tau_w s)
 
-    - *planetary and synoptic waves*: whole zonal wavenumbers 2 to 9, each with its own phase speed; they lean
+    - *planetary and synoptic waves*: whole zonal wavenumbers 2 to 9, each with its own phase speed; they tilt
       westward with height;
     - *advected structure*: wavenumbers 10 to 16, all carried by one solid-body westerly rotation;
     - *mesoscale structure*: wavelengths of 450 to 900 km, moving mostly eastward at 3 to 4 m/s, under a window
-      that is zero outside the contiguous US: finer than a global grid of four degrees, and gone where the LAM ends.
+      that is zero outside the contiguous US: finer than a global grid of four degrees, and zero where the LAM ends.
 
 Temperature (K)
-    Hydrostatic, :math:`t = (g/R)\,\partial h/\partial s`, plus a mesoscale part of its own of some tenths of a kelvin.
+    Hydrostatic, :math:`t = (g/R)\,\partial h/\partial s`, plus a mesoscale part of some tenths of a kelvin.
 Wind (m/s)
     Geostrophic, :math:`u = -gF\,\partial h/\partial y`, :math:`v = gF\,\partial h/\partial x`, with
     :math:`F = f/(f^2 + f_0^2)` in place of :math:`1/f`, which keeps the wind finite at the equator.
@@ -31,7 +30,7 @@ Surface
     are the wind of the lowest level, slowed more over land; `accum_tp` (kg/m2 in 6 h) goes with the rising part of
     `w_700` times `q_850`.
 
-numpy alone: nothing here knows of datasets or of anemoi.
+Numpy alone; independent of datasets and anemoi.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 REVISION = 1
-"""Raised when a formula changes, so that a sample of an older atmosphere is not taken for one of this."""
+"""Raise it when a formula changes, so that samples of an older atmosphere are recognised."""
 
 EPOCH = datetime(2020, 1, 1)
 """Time zero of the waves, UTC."""
@@ -67,7 +66,7 @@ GRAVITY = 9.80665
 GAS_CONSTANT = 287.04
 ROTATION = 7.292e-5
 F0 = 2 * ROTATION * math.sin(math.radians(15))
-"""Coriolis parameter at 15 degrees: equatorward of it the wind departs from geostrophy."""
+"""Coriolis parameter at 15 degrees; equatorward, the wind departs from geostrophy."""
 
 WINDOW_LATITUDE, WINDOW_LONGITUDE = 38.5, 262.5
 WINDOW_HALF_X_M, WINDOW_HALF_Y_M = 2.4e6, 1.4e6
@@ -90,7 +89,7 @@ class Wave:
     amplitude : float
         Metres, at 500 hPa or so.
     mesoscale : bool
-        Under the window over the contiguous US instead of the global envelope.
+        Confined to the window over the contiguous US, instead of the global envelope.
     """
 
     zonal: float
@@ -105,12 +104,12 @@ def _synoptic(zonal: int, meridional: float, period_days: float, amplitude: floa
 
 
 def _advected(zonal: int, meridional: float, amplitude: float, speed: float = 12.0) -> Wave:
-    """Wave that a solid-body rotation of `speed` (m/s at the equator) carries along."""
+    """Return a wave advected by a solid-body rotation of `speed` (m/s at the equator)."""
     return Wave(zonal, meridional, zonal * speed / RADIUS_M, amplitude)
 
 
 def _mesoscale(wavelength_km: float, direction: float, speed: float, amplitude: float) -> Wave:
-    """Wave under the window, with its wave vector `direction` degrees north of east at the window's centre."""
+    """Return a wave in the window, with its wave vector `direction` degrees north of east at the window's centre."""
     wavenumber = 2 * math.pi / (wavelength_km * 1000)
     x, y = wavenumber * math.cos(math.radians(direction)), wavenumber * math.sin(math.radians(direction))
     parallel_m = RADIUS_M * math.cos(math.radians(WINDOW_LATITUDE))
@@ -138,7 +137,7 @@ WAVES = (
     _mesoscale(900, -10, 4.0, 4.0),
 )
 
-# Phases spread evenly by the golden ratio: fixed numbers, without a generator whose stream may change.
+# Phases spread evenly by the golden ratio: reproducible without a random generator, whose stream may change.
 _PHASES = 2 * math.pi * ((np.arange(len(WAVES)) + 1) * _GOLDEN % 1)
 _MESOSCALE = np.array([wave.mesoscale for wave in WAVES])
 _AMPLITUDES = np.array([wave.amplitude for wave in WAVES])
@@ -175,25 +174,25 @@ _CONTINENTS = (
 
 
 def variable_names() -> list[str]:
-    """Names of the 83 variables that the atmosphere makes: levels like `gh_500` first, then the surface."""
+    """Return the names of the 83 variables: pressure levels such as `gh_500`, then the surface."""
     return [f"{name}_{level}" for name in LEVEL_PARAMETERS for level in LEVELS_HPA] + list(SURFACE_VARIABLES)
 
 
 def saturation(temperature: ArrayLike, pressure_pa: ArrayLike) -> Floats:
-    """Specific humidity (kg/kg) of air saturated over water (Bolton, 1980), for K and Pa."""
+    """Return the specific humidity (kg/kg) of air saturated over water (Bolton, 1980), for K and Pa."""
     celsius = np.asarray(temperature, dtype=np.float64) - 273.15
     vapour_pa = 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
     return 0.622 * vapour_pa / np.maximum(np.asarray(pressure_pa, dtype=np.float64) - 0.378 * vapour_pa, vapour_pa)
 
 
 def inverse_coriolis(latitudes: ArrayLike) -> Floats:
-    """F = f / (f^2 + f0^2) in seconds: 1/f away from the equator, zero on it."""
+    """Return F = f / (f^2 + f0^2) in seconds: 1/f away from the equator, zero on it."""
     f = 2 * ROTATION * np.sin(np.deg2rad(np.asarray(latitudes, dtype=np.float64)))
     return f / (f**2 + F0**2)
 
 
 def window(latitudes: ArrayLike, longitudes: ArrayLike) -> Floats:
-    """Weight of the mesoscale structure: 1 in the middle of the contiguous US, exactly 0 outside an ellipse.
+    """Return the weight of the mesoscale structure: 1 in the centre of the contiguous US, exactly 0 outside an ellipse.
 
     Parameters
     ----------
@@ -208,14 +207,14 @@ def window(latitudes: ArrayLike, longitudes: ArrayLike) -> Floats:
 
 
 def _radians(latitudes: ArrayLike, longitudes: ArrayLike) -> tuple[Floats, Floats]:
-    """Latitude, and longitude within half a turn of the window's centre: broken wavenumbers jump at the half turn."""
+    """Return latitude, and longitude within 180 degrees of the window's centre, where fractional wavenumbers jump."""
     lat = np.deg2rad(np.asarray(latitudes, dtype=np.float64))
     lon = np.asarray(longitudes, dtype=np.float64)
     return lat, np.deg2rad((lon - WINDOW_LONGITUDE + 180) % 360 - 180)
 
 
 def _window(phi: Floats, lam: Floats) -> tuple[Floats, Floats, Floats]:
-    """Window and its derivatives by longitude and latitude (per radian)."""
+    """Return the window and its derivatives by longitude and latitude (per radian)."""
     x_scale = RADIUS_M * math.cos(math.radians(WINDOW_LATITUDE)) / WINDOW_HALF_X_M
     y_scale = RADIUS_M / WINDOW_HALF_Y_M
     x, y = lam * x_scale, (phi - math.radians(WINDOW_LATITUDE)) * y_scale
@@ -225,24 +224,24 @@ def _window(phi: Floats, lam: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _global_envelope(phi: Floats) -> tuple[Floats, Floats, Floats]:
-    """Envelope of the global waves, about 1 in mid-latitudes and 0 at the poles, and its derivatives."""
+    """Return the envelope of the global waves, about 1 in mid-latitudes and 0 at the poles, and its derivatives."""
     cos2, sin2 = np.cos(phi) ** 2, np.sin(phi) ** 2
     return cos2 * (1 + 6 * sin2) / 2, np.zeros_like(phi), np.sin(2 * phi) * (6 * cos2 - 6 * sin2 - 1) / 2
 
 
 def _mean_profile(s: Floats) -> tuple[Floats, Floats]:
-    """Height Z (m) of the mean atmosphere and its hydrostatic temperature (K)."""
+    """Return height Z (m) of the mean atmosphere and its hydrostatic temperature (K)."""
     temperature = 286.0 - 55.6 * s + 9.435 * s**2
     return 110.0 + GAS_CONSTANT / GRAVITY * (286.0 * s - 27.8 * s**2 + 3.145 * s**3), temperature
 
 
 def _contrast(s: Floats) -> tuple[Floats, Floats]:
-    """Height difference D (m) between equator and pole, and its derivative by s."""
+    """Return the height difference D (m) between equator and pole, and its derivative by s."""
     return 100.0 + 1050.0 * s - 250.0 * s**2, 1050.0 - 500.0 * s
 
 
 def _vertical(s: Floats) -> tuple[Floats, Floats]:
-    """Amplitude V of each wave on each level and its derivative by s, each of shape (levels, waves)."""
+    """Return amplitude V of each wave on each level and its derivative by s, each of shape (levels, waves)."""
     s = s[:, None]
     deep, deep_slope = 0.45 + 1.1 * s - 0.4 * s**2, 1.1 - 0.8 * s
     shallow = np.exp(-s)
@@ -252,7 +251,7 @@ def _vertical(s: Floats) -> tuple[Floats, Floats]:
 class Atmosphere:
     """The sample atmosphere on given points.
 
-    What does not depend on time is computed once; a state is then a few matrix products.
+    Everything independent of time is computed once; a state then takes a few matrix products.
 
     Parameters
     ----------
@@ -271,11 +270,11 @@ class Atmosphere:
         self._orography = self._mountains()
 
     def _basis(self) -> tuple[Floats, Floats, Floats]:
-        """Each wave's envelope times cosine and sine at time zero, and the derivatives eastward and northward.
+        """Return each wave's envelope times cosine and sine at time zero, and its derivatives eastward and northward.
 
-        Each of shape (2 waves, points): all the cosines, then all the sines; derivatives per metre.
+        Each has shape (2 waves, points): all cosines, then all sines; derivatives are per metre.
         """
-        # cos(latitude) is 0 at a pole, where every envelope falls faster than it.
+        # cos(latitude) is 0 at a pole, where every envelope vanishes faster.
         parallel_m = RADIUS_M * np.maximum(np.cos(self._phi), 1e-9)
         envelopes = {False: _global_envelope(self._phi), True: _window(self._phi, self._lam)}
         size = (2, len(WAVES), len(self._phi))
@@ -296,9 +295,9 @@ class Atmosphere:
         for lat, lon, half_lat, half_lon, top in _MOUNTAINS:
             dx = ((self._longitudes - lon + 180) % 360 - 180) * np.cos(self._phi)
             height += top * np.exp(-(((self._latitudes - lat) / half_lat) ** 2) - (dx / half_lon) ** 2)
-        # The tails of the bells would go on as ever smaller numbers around the globe.
+        # Cut the tails of the bells, which would extend around the globe.
         height[height < 0.01] = 0
-        # Ridges some 500 km apart, finer than a coarse global grid, wherever there are mountains.
+        # Ridges some 500 km apart on all mountains, finer than a coarse global grid.
         return height * (1 + 0.2 * np.cos(60 * self._lam + 20 * self._phi))
 
     def _land_sea_mask(self) -> Floats:
@@ -310,7 +309,7 @@ class Atmosphere:
         return land.astype(np.float64)
 
     def state(self, valid_time: datetime) -> dict[str, Floats]:
-        """All variables at one time.
+        """Return all variables at one time.
 
         Parameters
         ----------
@@ -320,7 +319,7 @@ class Atmosphere:
         Returns
         -------
         dict of str to ndarray
-            Every name of `variable_names`, in that order; each array has the shape of the points.
+            By the names of `variable_names`, in that order; each array has the shape of the points.
         """
         seconds = (valid_time - EPOCH).total_seconds()
         vertical, slope = _vertical(_S)
@@ -385,5 +384,5 @@ class Atmosphere:
 
 
 def _lift(s: Floats) -> Floats:
-    """Vertical velocity (m/s) per root of a wave's amplitude in metres: none at the ground and little at 100 hPa."""
+    """Return vertical velocity (m/s) per root of a wave's amplitude (m): none at the ground, little at 100 hPa."""
     return 0.0012 * np.sin(math.pi * (s + 0.05) / 2.4)

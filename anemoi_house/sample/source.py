@@ -14,7 +14,7 @@ from earthkit.data.utils.metadata.dict import UserGeography
 from anemoi_house.datasets.fields import Metadata
 from anemoi_house.errors import HouseError
 from anemoi_house.sample.atmosphere import LEVEL_PARAMETERS, UNITS, Atmosphere
-from anemoi_house.sample.build import GRIDS, PARTS
+from anemoi_house.sample.grids import GRIDS, PARTS
 
 
 class HouseSampleSource(Source):
@@ -23,9 +23,9 @@ class HouseSampleSource(Source):
     Parameters
     ----------
     context : Any
-        Of anemoi-datasets.
+        Context of anemoi-datasets.
     grid : str
-        A name of `anemoi_house.sample.build.GRIDS`.
+        A name in `anemoi_house.sample.grids.GRIDS`.
     part : str
         `lam` or `global`.
     """
@@ -33,13 +33,13 @@ class HouseSampleSource(Source):
     def __init__(self, context: Any, grid: str, part: str) -> None:
         super().__init__(context)
         if grid not in GRIDS:
-            raise HouseError(f"house-sample: grid: {grid!r} is not one of {', '.join(GRIDS)}")
+            raise HouseError(f"house-sample: grid: {grid!r} is not one of {', '.join(GRIDS)}.")
         if part not in PARTS:
-            raise HouseError(f"house-sample: part: {part!r} is not one of {', '.join(PARTS)}")
+            raise HouseError(f"house-sample: part: {part!r} is not one of {', '.join(PARTS)}.")
         self.grid, self.part = grid, part
 
     def execute_valid_dates(self, argument: Any) -> SimpleFieldList:
-        """All 83 fields of each date, as float32 arrays with the two-dimensional shape of the grid."""
+        """Return all 83 fields of each date, as float32 arrays with the two-dimensional shape of the grid."""
         atmosphere, geography, spacing = _sampled(self.grid, self.part)
         return SimpleFieldList(
             [
@@ -52,14 +52,14 @@ class HouseSampleSource(Source):
 
 @lru_cache(maxsize=1)
 def _sampled(grid: str, part: str) -> tuple[Atmosphere, UserGeography, str]:
-    """Atmosphere on the points of a grid: the waves are laid out once for all groups of dates."""
+    """Return the atmosphere on the points of a grid, computed once for all groups of dates."""
     lat, lon = GRIDS[grid].points(part)
     geography = UserGeography({"latitudes": lat, "longitudes": lon}, shape=lat.shape)
     return Atmosphere(lat, lon), geography, GRIDS[grid].spacing(part)
 
 
 def _description(name: str, date: Any, spacing: str) -> dict[str, Any]:
-    """Metadata of one field, under the names that anemoi-datasets asks for."""
+    """Return the metadata of one field, under the names that anemoi-datasets reads."""
     param, _, level = name.rpartition("_")
     common = {"valid_datetime": date.isoformat(), "resolution": spacing}
     if param in LEVEL_PARAMETERS and level.isdigit():

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from anemoi_house.boundary.band import Band, cell_areas_km2
 from anemoi_house.boundary.profile import distance_bins
-from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, regions
+from anemoi_house.boundary.regions import REGIONS, regions
+from anemoi_house.boundary.widths import INNER_KM, OUTER_KM
 from anemoi_house.geometry import Bools, Floats, signed_distance_km, spacing_km, to_cartesian
 
 REACH_KM = 2000.0
@@ -78,7 +79,7 @@ class Grid:
     @cached_property
     def band(self) -> Band:
         """Sites along the boundary."""
-        return Band.along_edge(self.points, self.in_lam, self.areas)
+        return Band.along_border(self.points, self.in_lam, self.areas)
 
     @cached_property
     def bins_km(self) -> Floats:

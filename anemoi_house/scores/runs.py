@@ -11,8 +11,9 @@ import numpy as np
 
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import Forecast, find_forecasts, forecasts_of
-from anemoi_house.runs.trained import CHECKPOINT, Run, find_run
+from anemoi_house.runs.trained import Run, find_run
 from anemoi_house.scores.grid import Widths
+from anemoi_house.upstream.checkpoints import INFERENCE_LAST
 
 VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
 """Variables by which validation judges the published experiments."""
@@ -128,7 +129,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Compared], list[str]]:
     found: list[Compared] = []
     left_out: list[str] = []
     for path in paths:
-        checkpoints = sorted(path.rglob(CHECKPOINT), key=lambda file: file.stat().st_mtime)
+        checkpoints = sorted(path.rglob(INFERENCE_LAST), key=lambda file: file.stat().st_mtime)
         folders = [file.parent for file in checkpoints] or [path]
         lacking = []
         for folder in folders:

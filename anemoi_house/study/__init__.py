@@ -1,1 +1,1 @@
-"""The study: the experiments trained alike from several seeds, and what each does at the boundary."""
+"""The study: experiments trained alike from several seeds, and compared at the boundary (docs/study.md)."""

@@ -1,4 +1,4 @@
-"""Figures of the study from its result: python benchmarks/study_figures.py RESULT.json -o FOLDER."""
+"""Draw the figures of the study from its result: `python -m anemoi_house.study.figures RESULT.json -o DIR`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-# Of Okabe and Ito: told apart by colour-blind people; in black and white, lines and marks differ.
+from anemoi_house.study.tables import ROWS
+
+# Okabe and Ito's colours suit colour-blind readers; lines and marks differ in black and white too.
 STYLES = {
     "mmgt": ("#000000", "-", "o"),
     "nbd": ("#0072B2", "--", "s"),
@@ -22,26 +24,15 @@ STYLES = {
     "nbd_fault": ("#009E73", ":", "P"),
 }
 LEADS_H = (24, 48)
-SHOWN = {
-    "rmse isolated_rim": "isolated by mmgt, rim",
-    "rmse isolated_poles": "isolated by mmgt, poles",
-    "rmse rim": "outside, within 1000 km",
-    "rmse strip": "trimmed strip (225 km)",
-    "rmse lam_edge": "LAM, 225 to 455 km inside",
-    "rmse lam": "LAM, farther inside",
-    "rmse globe": "globe, to 60 degrees",
-    "rmse poles": "poles",
-    "error jump": "jump of the error",
-    "error kink": "kink of the error",
-}
+SHOWN = [score for score in ROWS if score not in ("error ripple", "forecast jump")]
 CONTRASTS = ("nbd - mmgt", "nbd_covering - mmgt", "tnbd - nbd", "nbd_fault - nbd", "tnbd - nbd_fault")
 
 
 def main() -> None:
     """Draw the figures of a result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m anemoi_house.study.figures", description=__doc__)
     parser.add_argument("result", type=Path, metavar="RESULT.json")
-    parser.add_argument("-o", dest="folder", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("-o", dest="folder", type=Path, required=True, metavar="DIR")
     arguments = parser.parse_args()
     result = json.loads(arguments.result.read_text())
     for name, draw in (("study-distance.png", by_distance), ("study-differences.png", differences)):
@@ -51,10 +42,10 @@ def main() -> None:
 
 
 def by_distance(result: dict[str, Any]) -> plt.Figure:
-    """Error of each experiment over that of mmgt, by distance from HRRR's edge, the mean over variables."""
+    """Plot the error of each experiment over that of mmgt by distance from HRRR's border, averaged over variables."""
     figure, panels = plt.subplots(1, len(LEADS_H), figsize=(9, 3.6), sharey=True, layout="constrained")
-    edges = np.array(result["profile_km"])
-    centres = (edges[1:] + edges[:-1]) / 2
+    limits = np.array(result["profile_km"])
+    centres = (limits[1:] + limits[:-1]) / 2
     for panel, lead in zip(panels, LEADS_H):
         at = result["leads_h"].index(lead)
         base = result["scores"]["mmgt"]
@@ -69,7 +60,7 @@ def by_distance(result: dict[str, Any]) -> plt.Figure:
             )
         panel.axvline(0, color="0.4", linewidth=0.8)
         panel.axvspan(-225, 0, color="0.9", zorder=0)
-        panel.set(title=f"{lead} h", xlabel="km from HRRR's edge (inside < 0)")
+        panel.set(title=f"{lead} h", xlabel="km from HRRR's border (inside < 0)")
         panel.grid(color="0.9")
     panels[0].set_ylabel("root-mean-square error\nover that of mmgt")
     panels[-1].legend(fontsize=8, ncols=2)
@@ -77,7 +68,7 @@ def by_distance(result: dict[str, Any]) -> plt.Figure:
 
 
 def differences(result: dict[str, Any]) -> plt.Figure:
-    """Differences with their intervals; filled where they are beyond noise."""
+    """Plot differences with their intervals, filled where they are beyond noise."""
     shown = [name for name in CONTRASTS if name in result["differences"]]
     figure, panels = plt.subplots(
         len(LEADS_H),
@@ -90,21 +81,21 @@ def differences(result: dict[str, Any]) -> plt.Figure:
         for panel, contrast in zip(row, shown):
             _intervals(panel, result["differences"][contrast], str(lead))
             panel.set_title(f"{contrast.replace(' - ', ' less ')}\n{lead} h", fontsize=8)
-        row[0].set_yticks(range(len(SHOWN)), list(SHOWN.values()), fontsize=7)
-    figure.supxlabel("difference in percent (of the error; of the error's own change along the edge)", fontsize=8)
+        row[0].set_yticks(range(len(SHOWN)), [ROWS[score].replace("`", "") for score in SHOWN], fontsize=7)
+    figure.supxlabel("difference in percent (of the error; of the error's own change along the border)", fontsize=8)
     return figure
 
 
 def _intervals(panel: Axes, contrast: dict[str, Any], lead: str) -> None:
     panel.axvline(0, color="0.4", linewidth=0.8)
-    for place, score in enumerate(SHOWN):
+    for row, score in enumerate(SHOWN):
         found = contrast.get(score, {}).get(lead, {}).get("all")
         if found is None or None in found:
             continue
         value, low, high = (100 * number for number in found)
-        panel.plot([low, high], [place, place], color="black", linewidth=1)
+        panel.plot([low, high], [row, row], color="black", linewidth=1)
         face = "white" if low <= 0 <= high else "black"
-        panel.plot([value], [place], "o", color="black", markerfacecolor=face, markersize=5)
+        panel.plot([value], [row], "o", color="black", markerfacecolor=face, markersize=5)
     panel.set_ylim(len(SHOWN) - 0.5, -0.5)
     panel.tick_params(axis="x", labelsize=7)
     panel.grid(axis="x", color="0.9")

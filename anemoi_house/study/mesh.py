@@ -1,4 +1,4 @@
-"""Whether a model uses its mesh: its error with the mesh's state of another date in place of the right one."""
+"""Does a model use its mesh? Its error with the mesh state of another date."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import numpy as np
 import torch
 
 from anemoi_house.runs.trained import find_run
-from anemoi_house.study.scores import VARIABLES
+from anemoi_house.study.plan import VARIABLES
+from anemoi_house.upstream import keys
 
 OTHER_DATE = 7
-"""Dates between the two: 42 h, so that the hour of the day differs too."""
+"""Dates between the two states: 42 h, so that the hour of the day differs too."""
 
 
 def mesh_use(run: Path, dates: int = 12) -> dict[str, dict[str, float]]:
-    """Root-mean-square errors in the LAM one step ahead, over some test dates.
+    """Return root-mean-square errors in the LAM one step ahead, over some test dates.
 
-    The hidden nodes' state behind the processor is what the decoder gets of all nodes but the one that it writes to.
-    Where it is that of another date, nothing of the right one reaches a node but its own value.
+    The state of the hidden nodes after the processor is all that the decoder knows of other data nodes. If that state
+    is from another date, a node sees only its own value of the right one.
 
     Returns
     -------
     dict of str to dict
-        For each variable: of the `model`, of the model with `another_mesh`, and of `persistence`.
+        For each variable, the error of the `model`, of the model with `another_mesh`, and of `persistence`.
     """
     from anemoi.datasets import open_dataset
 
     found = find_run(run)
     model = torch.load(found.checkpoint, map_location="cpu", weights_only=False).eval()
-    names = found.metadata["metadata_inference"]["data"]["data_indices"]
-    test = found.metadata["config"]["dataloader"]["test"]["datasets"]["data"]
+    names, test = found.inference["data_indices"], found.dates_of(keys.TEST)
     data = open_dataset(test["dataset_config"]["dataset"], start=test["start"], end=test["end"])
-    steps = found.metadata["config"]["task"]["multistep_input"]
+    steps = found.input_steps
     inputs = [data.name_to_index[name] for name in sorted(names["input"], key=names["input"].get)]
     columns = [data.name_to_index[name] for name in VARIABLES]
     outputs = [names["output"][name] for name in VARIABLES]
-    lam = int(data.grids[0])
+    lam = int(np.asarray(data.grids)[0])
     kept: dict[str, torch.Tensor] = {}
 
     def behind_processor(module: torch.nn.Module, given: object, state: torch.Tensor) -> torch.Tensor:
@@ -57,7 +57,7 @@ def mesh_use(run: Path, dates: int = 12) -> dict[str, dict[str, float]]:
         guesses = []
         for mesh_date in (date, date + OTHER_DATE):
             kept.clear()
-            predicted(int(mesh_date))  # leaves the mesh of that date behind
+            predicted(int(mesh_date))  # keeps the mesh state of that date
             guesses.append(predicted(int(date)))
         squares.append([np.mean((guess - truth) ** 2, axis=-1) for guess in (*guesses, last)])
     errors = np.sqrt(np.mean(squares, axis=0))

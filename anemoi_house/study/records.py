@@ -1,4 +1,4 @@
-"""What every benchmark says of the machine and the versions, and how it writes its result."""
+"""Results of benchmarks and the study: machine, versions, and a readable JSON file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from anemoi_house.files import write_whole
+
 _NUMBERS = re.compile(r"\[[^][{}\"]+\]")
-"""Lists of numbers alone: each goes on one line."""
+"""Innermost lists, which are written on one line."""
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """The option `--json`."""
+    """Add the option `--json`."""
     parser.add_argument("--json", nargs="?", const="-", default="-", metavar="FILE", help="default: standard output")
 
 
 def circumstances(packages: Sequence[str]) -> dict[str, Any]:
-    """Machine, and versions of some packages."""
+    """Return the machine and the versions of some packages."""
     return {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {package: version(package) for package in packages},
@@ -35,9 +37,7 @@ def write(result: dict[str, Any], target: str) -> None:
     if target == "-":
         print(text)
         return
-    partial = Path(target).with_suffix(".part")
-    partial.write_text(text + "\n")
-    partial.replace(target)
+    write_whole(Path(target), text + "\n")
     print(target)
 
 

@@ -1,4 +1,4 @@
-"""Tables of the study's page from its result: python benchmarks/study_tables.py RESULT.json."""
+"""Print the tables of docs/study.md from the study's result: `python -m anemoi_house.study.tables RESULT.json`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROWS = {
     "rmse isolated_rim": "nodes of the rim that `mmgt` isolates",
     "rmse rim": "outside, within 1000 km",
     "rmse strip": "HRRR's outer 225 km",
-    "rmse lam_edge": "LAM, 225 to 455 km inside",
-    "rmse lam": "LAM, farther inside",
+    "rmse shallow_interior": "LAM, 225 to 455 km inside",
+    "rmse deep_interior": "LAM, farther inside",
     "rmse globe": "globe, to 60 degrees",
     "rmse poles": "poles",
     "rmse isolated_poles": "nodes of the poles that `mmgt` isolates",
@@ -24,8 +24,6 @@ ROWS = {
     "error ripple": "ripple of the error",
     "forecast jump": "jump of the forecast alone",
 }
-
-
 SHOWN = (
     "nbd - mmgt",
     "nbd_covering - mmgt",
@@ -38,33 +36,38 @@ SHOWN = (
 )
 
 
+_IN_DOMAIN = ("deep_interior", "shallow_interior", "strip")
+_COLUMNS = {
+    "data nodes": ("nodes", (*_IN_DOMAIN, "rim", "globe", "poles")),
+    "in HRRR's domain": ("nodes", _IN_DOMAIN),
+    "isolated, rim": ("isolated", ("rim",)),
+    "isolated, poles": ("isolated", ("poles",)),
+}
+
+
 def graphs(result: dict[str, Any]) -> str:
-    """Nodes and isolated nodes of each experiment."""
+    """Tabulate nodes and isolated nodes of each experiment."""
     rows = [
-        [f"`{name}`", *(f"{sum(result[what][name][place] for place in places):,}" for what, places in _COUNTS)]
+        [f"`{name}`", *(f"{sum(result[key][name][each] for each in regions):,}" for key, regions in _COLUMNS.values())]
         for name in result["experiments"]
     ]
-    return _table(["experiment", "data nodes", "in HRRR's domain", "isolated, rim", "isolated, poles"], rows)
+    return _table(["experiment", *_COLUMNS], rows)
 
 
-_ALL = ("lam", "lam_edge", "strip", "rim", "globe", "poles")
-_COUNTS = (("nodes", _ALL), ("nodes", _ALL[:3]), ("isolated", ("rim",)), ("isolated", ("poles",)))
-
-
-def skill(result: dict[str, Any], place: str, lead: int) -> str:
-    """Errors of each experiment, the mean over seeds and their standard deviation, beside those of persistence."""
+def skill(result: dict[str, Any], region: str, lead: int) -> str:
+    """Tabulate errors of each experiment, mean and standard deviation over seeds, and of persistence."""
     at = result["leads_h"].index(lead)
     variables = list(result["mesh_use"]["mmgt"])
     rows = []
     for name in result["experiments"]:
-        scores = [np.array(result["scores"][name][each]["score"][f"rmse {place}"])[:, at] for each in variables]
+        scores = [np.array(result["scores"][name][each]["score"][f"rmse {region}"])[:, at] for each in variables]
         rows.append([f"`{name}`", *(f"{score.mean():.3g} ± {score.std(ddof=1):.1g}" for score in scores)])
-    still = [result["scores"]["mmgt"][each]["persistence"][place][at] for each in variables]
-    return _table(["experiment", *variables], [*rows, ["persistence", *(f"{value:.3g}" for value in still)]])
+    persistence = [result["scores"]["mmgt"][each]["persistence"][region][at] for each in variables]
+    return _table(["experiment", *variables], [*rows, ["persistence", *(f"{value:.3g}" for value in persistence)]])
 
 
 def mesh(result: dict[str, Any]) -> str:
-    """Errors one step ahead with the right mesh and with that of another date, over those of persistence."""
+    """Tabulate errors one step ahead, with the right mesh and with that of another date, over those of persistence."""
     rows = [
         [
             f"`{name}`",
@@ -79,7 +82,7 @@ def mesh(result: dict[str, Any]) -> str:
 
 
 def differences(result: dict[str, Any], contrast: str) -> str:
-    """All scores of a contrast in percent, with the interval; bold where it is beyond noise."""
+    """Tabulate all scores of a contrast in percent, with the interval; bold where it is beyond noise."""
     rows = []
     for score, name in ROWS.items():
         found = result["differences"][contrast].get(score)
@@ -99,10 +102,10 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def tables(result: dict[str, Any]) -> list[str]:
-    """Every table of the page."""
+    """Return every table of the page."""
     return [
         graphs(result),
-        skill(result, "lam", 24),
+        skill(result, "deep_interior", 24),
         skill(result, "rim", 24),
         mesh(result),
         *(differences(result, contrast) for contrast in SHOWN if contrast in result["differences"]),

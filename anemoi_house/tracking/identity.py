@@ -14,23 +14,24 @@ _TORCHRUN = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_
 
 
 def new_run_id(rank: int, environ: MutableMapping[str, str]) -> str | None:
-    """Id of a new run.
+    """Return the id of a new run.
 
-    Tasks of SLURM and of torchrun derive it from what all of them see; processes that rank 0 starts inherit it.
+    Tasks of SLURM and of torchrun derive it from variables that all of them have; processes that rank 0 starts inherit
+    it.
 
     Parameters
     ----------
     rank : int
         Rank of this process.
     environ : mutable mapping
-        The environment. Rank 0 adds a variable to it for the processes that it starts.
+        The environment. Rank 0 adds a variable for the processes that it starts.
 
     Returns
     -------
     str or None
-        None on a rank that a launcher of another kind has started: as with the stock logger, rank 0 alone has an id.
+        None on ranks above 0 of any other launcher: as with the stock logger, only rank 0 has an id.
     """
-    if job_run := environ.get("MLFLOW_RUN_ID"):  # an Azure ML job: the run is there already
+    if job_run := environ.get("MLFLOW_RUN_ID"):  # an Azure ML job has its run already
         return job_run
     shared = _shared(environ)
     if shared is not None:
@@ -42,19 +43,19 @@ def new_run_id(rank: int, environ: MutableMapping[str, str]) -> str | None:
 
 
 def local_run_id(spools: Path, run_id: str) -> str:
-    """Id under which a run is recorded here, given that id or the one that a server has given the run."""
+    """Return the id under which a run is recorded here, given that id or the id of a server."""
     if not (spools / run_id).is_dir():
         for ledger in sorted(spools.glob("*/sent/*.json")):
             try:
                 if json.loads(ledger.read_bytes()).get("run_id") == run_id:
                     return ledger.parents[1].name
-            except (OSError, ValueError):  # half copied: another ledger may know
+            except (OSError, ValueError):  # an incomplete copy: another ledger may have it
                 continue
     return run_id
 
 
 def _shared(environ: Mapping[str, str]) -> str | None:
-    """Text that all ranks of a run, and no other run, can put together; None where there is none."""
+    """Return a text that all ranks of a run, and no other run, can compose; None if there is none."""
     if int(environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
         return "slurm:" + ":".join(environ.get(name, "") for name in _SLURM)
     if "TORCHELASTIC_RUN_ID" in environ:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
-import socket
-import tempfile
-import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -17,33 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.spool import BEAT_EVERY_S, DEAD_AFTER_S, Spool, write_whole
+from anemoi_house.files import write_whole
+from anemoi_house.tracking.lock import BusyError, HeartbeatLock
+from anemoi_house.tracking.spool import Spool
 
 FOLDER = "sent"
 MOST_REFUSED = 100
-"""Refused records that are told of one by one."""
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-
-
-class BusyError(Exception):
-    """Another process sends this run to this server; the message says which."""
+"""Refused records that are listed one by one."""
 
 
 @dataclass
 class Ledger:
     """How much of a spool a server has.
 
-    Nothing rests on it alone: a ledger that is lost, or older than what the server has, costs some questions to the
-    server, and no row is sent twice.
+    A ledger that is lost, or older than what the server has, costs some questions to the server; no row is sent twice.
 
     Attributes
     ----------
+    path : Path
+        File of the ledger.
     uri : str
         Address of the server.
     run_id, experiment_id : str or None
-        The server's own.
+        The server's own ids.
     creating : str or None
-        Mark of the run that is being created; it tells an unfinished attempt of ours from that of somebody else.
+        Mark of the run that is being created; it tells our own unfinished attempt from somebody else's run.
     offset : int
         Byte of `records.jsonl` up to which the server has everything.
     rows : int
@@ -51,29 +43,30 @@ class Ledger:
     artifacts : int
         Artifact records before that byte.
     terminal_sent, terminal_parts : int
-        Bytes of the terminal output that are sent, and the files that they are in.
+        Bytes of the terminal output that are sent, and the number of files that hold them.
     over_sent : int
         Records of what went over a limit that are in an artifact.
     status : str or None
         Of the run on the server.
     session_end : dict or None
-        Time and status of an `end` that no further `start` has followed.
+        Time and status of the last `end`, unless another `start` follows it.
     closed : bool
-        Whether everything up to `offset` is sent, and the server says how the run ended.
+        Whether everything up to `offset` is sent and the server has the final status of the run.
     last : int or None
         Time of the last record before `offset`, in ms.
     lineage : dict
-        Tags for the run's parent that hold a local id, because the server has no run of that id yet.
+        Tags for the run's parents that hold a local id because the server has no run of that id yet.
     refused : list of dict
-        What the server takes under no circumstances, with its reason; the first ones.
+        The first records that the server refused for good, with its reason.
     refused_count, damaged : int
-        How many were refused; lines of the spool that cannot be read.
+        Number of refused records, and of lines of the spool that cannot be read.
     error : dict or None
-        The last failure: `message`, `since`, `at` (times in s). None when the last call went well.
+        The last failure: `message`, `since`, `at` (times in s). None if the last call succeeded.
     updated : float
         Time in s.
     """
 
+    path: Path
     uri: str
     run_id: str | None = None
     experiment_id: str | None = None
@@ -96,158 +89,69 @@ class Ledger:
     updated: float = 0.0
 
     @classmethod
-    def read(cls, path: Path, uri: str) -> Ledger:
-        """Ledger in a file; an empty one where there is none, or where the file cannot be made out."""
+    def of(cls, spool: Spool, uri: str) -> Ledger:
+        """Read the ledger of a run for a server; an empty one if there is none, or none that can be read."""
+        path = ledger_path(spool, uri)
+        known = {one.name for one in fields(cls)}
         try:
             found = json.loads(path.read_bytes())
-            known = {one.name for one in fields(cls)}
-            return cls(**{key: value for key, value in found.items() if key in known} | {"uri": uri})
+            return cls(**{key: value for key, value in found.items() if key in known} | {"path": path, "uri": uri})
         except (FileNotFoundError, ValueError, AttributeError, TypeError):
-            return cls(uri)
+            return cls(path, uri)
 
-    def write(self, path: Path) -> None:
-        """Put the ledger into its file, whole or not at all."""
+    def write(self) -> None:
+        """Write the ledger to its file, whole or not at all."""
         self.updated = time.time()
-        write_whole(path, json.dumps(asdict(self)).encode())
+        content = asdict(self)
+        del content["path"]
+        write_whole(self.path, json.dumps(content))
 
     def refuse(self, offset: int, what: str, reason: str) -> None:
-        """Set something aside that the server does not take."""
+        """Note a record that the server refuses for good."""
         self.refused_count += 1
         if len(self.refused) < MOST_REFUSED:
             self.refused.append({"offset": offset, "what": what, "reason": reason})
 
-    def failed(self, message: str) -> None:
-        """Note a failure."""
+    def fail(self, message: str) -> None:
+        """Write a failure down."""
         now = time.time()
         self.error = {"message": message, "since": self.error["since"] if self.error else now, "at": now}
-
-
-def slug(uri: str) -> str:
-    """Name of the files that belong to a server."""
-    return hashlib.sha256(uri.encode()).hexdigest()[:12]
+        self.write()
 
 
 def ledger_path(spool: Spool, uri: str) -> Path:
-    """File of the ledger."""
-    return spool.folder / FOLDER / f"{slug(uri)}.json"
+    """Return the file of the ledger of a run for a server."""
+    return spool.folder / FOLDER / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
 
 
 def ledgers(spool: Spool) -> list[Ledger]:
-    """Of all servers that the run was sent to, or is meant for."""
-    found = {}
+    """Read the ledgers of all servers that a run was sent to, or is meant for."""
+    uris = []
     for path in sorted((spool.folder / FOLDER).glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            uri = json.loads(path.read_bytes())["uri"]
-            found[uri] = Ledger.read(path, uri)
-    uri = spool.target().get("uri")
-    if uri and uri not in found:
-        found[uri] = Ledger(uri)
-    return list(found.values())
+            uris.append(json.loads(path.read_bytes())["uri"])
+    uris += filter(None, [spool.target().get("uri")])
+    return [Ledger.of(spool, uri) for uri in dict.fromkeys(uris)]
 
 
-class SyncLock:
-    """Keeps other processes from sending the same run to the same server.
-
-    A lock of the file system, which goes with the process that holds it. Another host may not see it: there, the
-    holder's name and the time of the file, which the holder renews, stand for it.
-
-    Parameters
-    ----------
-    spool : Spool
-    uri : str
-        Address of the server.
+def sender_lock(spool: Spool, uri: str) -> HeartbeatLock:
+    """Take the lock that keeps other processes from sending the same run to the same server.
 
     Raises
     ------
     BusyError
-        Another process holds it.
+        Another process is sending it; the message names it.
     HouseError
-        Nothing can be written beside the spool.
+        The folder of the ledger cannot be written to.
     """
-
-    def __init__(self, spool: Spool, uri: str) -> None:
-        self.path = ledger_path(spool, uri).with_suffix(".lock")
-        try:
-            self.path.parent.mkdir(exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as refused:
-            raise HouseError(
-                f"{self.path.parent}: what is sent cannot be written down there ({refused.strerror}); "
-                "make a copy of the run's folder where you may write, and sync that"
-            ) from None
-        try:
-            self._take()
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self._released = threading.Event()
-        threading.Thread(target=self._beat, name="sync-lock", daemon=True).start()
-
-    def release(self) -> None:
-        """Let go of it."""
-        if not self._released.is_set():
-            self._released.set()
-            with suppress(OSError):
-                os.ftruncate(self._fd, 0)
-            os.close(self._fd)
-
-    def __enter__(self) -> SyncLock:
-        """The lock is held from its making on."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let go of it."""
-        self.release()
-
-    def _take(self) -> None:
-        here = socket.gethostname()
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except BlockingIOError:
-            raise BusyError(_told(self._holder())) from None
-        except OSError as unsupported:
-            if unsupported.errno not in _NO_LOCKS:
-                raise
-            locked = False
-        holder = self._holder()
-        if holder:
-            silent_s = self._now() - os.fstat(self._fd).st_mtime
-            elsewhere = holder.get("host") != here
-            if (elsewhere or (not locked and _is_running(holder))) and silent_s < DEAD_AFTER_S:
-                raise BusyError(_told(holder))
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps({"host": here, "pid": os.getpid()}).encode(), 0)
-
-    def _holder(self) -> dict[str, Any]:
-        with suppress(ValueError):
-            holder = json.loads(os.pread(self._fd, 1000, 0) or b"{}")
-            return holder if isinstance(holder, dict) else {}
-        return {}
-
-    def _now(self) -> float:
-        """Time by the clock of the file server, which the beats are of."""
-        with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=".clock-") as probe:
-            return os.fstat(probe.fileno()).st_mtime
-
-    def _beat(self) -> None:
-        while not self._released.wait(BEAT_EVERY_S):
-            with suppress(OSError):
-                os.utime(self._fd)
-
-
-def _told(holder: dict[str, Any]) -> str:
-    if not holder:
-        return "another process is sending it"
-    where = "" if holder.get("host") == socket.gethostname() else f" on {holder.get('host')}"
-    return f"process {holder.get('pid')}{where} is sending it"
-
-
-def _is_running(holder: dict[str, Any]) -> bool:
+    path = ledger_path(spool, uri).with_suffix(".lock")
     try:
-        os.kill(int(holder["pid"]), 0)
-    except (ProcessLookupError, KeyError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        path.parent.mkdir(exist_ok=True)
+        return HeartbeatLock(path)
+    except BusyError as busy:
+        raise BusyError(f"{busy} is sending it") from None
+    except OSError as refused:
+        raise HouseError(
+            f"{path.parent}: cannot be written to ({refused.strerror}), so what is sent cannot be noted. Copy the "
+            "run's folder to where you may write, and sync the copy."
+        ) from None

@@ -1,7 +1,7 @@
-"""The one form in which parameters, tags and metrics are recorded: what every server takes, Azure ML the strictest.
+"""Limits within which parameters, tags and metrics are recorded: those of the strictest server, Azure ML.
 
-What is over a limit is cut or left out when it is recorded, rather than when it is sent, so that a record can go to any
-server, and that server then has what the record has.
+Values over a limit are cut or left out when they are recorded, not when they are sent. So any server can take a record,
+and then has what the record has.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 MAX_PARAMS = 190
-"""Parameters of a run: Azure ML takes 200, and the drain may add some."""
+"""Parameters of a run: Azure ML allows 200, and the sender may add some."""
 MAX_TAGS = 45
-"""Tags of a run: Azure ML takes about 50, and the drain adds some."""
+"""Tags of a run: Azure ML allows about 50, and the sender adds some."""
 MAX_KEY = 250
 MAX_TAG_KEY = 100
 MAX_VALUE = 500
@@ -23,7 +23,7 @@ _ELLIPSIS = "..."
 _NOT_IN_A_KEY = re.compile(r"[^\w/. :-]+")
 
 
-class Over(NamedTuple):
+class OverLimit(NamedTuple):
     """Something that went over a limit."""
 
     what: str
@@ -33,7 +33,7 @@ class Over(NamedTuple):
 
 
 def flatten(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings; lists stay values."""
+    """Yield the dotted keys and values of nested mappings; lists are values."""
     if isinstance(settings, Mapping) and settings:
         for key, value in settings.items():
             yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
@@ -42,9 +42,9 @@ def flatten(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def chosen(settings: Any, patterns: Iterable[str]) -> dict[str, str]:
-    """Flattened settings whose dotted key matches one of the patterns, in the order of the patterns.
+    """Return the flattened settings whose dotted key matches one of the patterns, in the order of the patterns.
 
-    A pattern is a key, a key whose whole branch is meant, or a shell pattern.
+    A pattern is a key, the key of a whole branch, or a shell pattern.
     """
     flat = dict(flatten(settings))
     found: dict[str, str] = {}
@@ -55,39 +55,43 @@ def chosen(settings: Any, patterns: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def fit_key(what: str, key: str) -> tuple[str, list[Over]]:
-    """A key that servers take: of their characters, and not too long; two long keys stay two."""
+def fit_key(what: str, key: str) -> tuple[str, list[OverLimit]]:
+    """Return a key that all servers accept, by its characters and length; long keys stay distinct."""
     longest = MAX_TAG_KEY if what == "tag" else MAX_KEY
     fitting = _NOT_IN_A_KEY.sub("_", key)
     if len(fitting) <= longest:
         return fitting, []
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return f"{fitting[: longest - 9]}-{digest}", [Over(what, key, "", f"the key has over {longest} characters")]
+    return f"{fitting[: longest - 9]}-{digest}", [
+        OverLimit(what, key, "", f"the key has more than {longest} characters")
+    ]
 
 
-def fit(what: str, new: Mapping[str, Any], present: Mapping[str, str], most: int) -> tuple[dict[str, str], list[Over]]:
-    """Parameters or tags as servers take them.
+def fit(
+    what: str, new: Mapping[str, Any], present: Mapping[str, str], most: int
+) -> tuple[dict[str, str], list[OverLimit]]:
+    """Return parameters or tags within the limits.
 
     Parameters
     ----------
     what : str
         `param` or `tag`.
     new : mapping
-        What is to be recorded.
+        What to record.
     present : mapping
-        What the run has. A parameter keeps its first value, a tag takes the last.
+        What the run has already. A parameter keeps its first value, a tag takes the last.
     most : int
         How many the run may have.
 
     Returns
     -------
     dict
-        What to record.
-    list of Over
-        What was cut, or left out.
+        What fits.
+    list of OverLimit
+        What was cut or left out.
     """
     fitting: dict[str, str] = {}
-    over: list[Over] = []
+    over: list[OverLimit] = []
     for given, raw in new.items():
         key, too_long = fit_key(what, str(given))
         over += too_long
@@ -96,12 +100,12 @@ def fit(what: str, new: Mapping[str, Any], present: Mapping[str, str], most: int
         if present.get(key) == cut:
             continue
         if what == "param" and key in present:
-            over.append(Over(what, key, value, f"a parameter keeps its first value, {present[key]!r}"))
+            over.append(OverLimit(what, key, value, f"a parameter keeps its first value, {present[key]!r}"))
             continue
         if key not in present and len(present) + len(fitting.keys() - present.keys()) >= most:
-            over.append(Over(what, key, value, f"a run has {most} {what}s at most"))
+            over.append(OverLimit(what, key, value, f"a run can have at most {most} {what}s"))
             continue
         if cut != value:
-            over.append(Over(what, key, value, f"the value has over {MAX_VALUE} characters"))
+            over.append(OverLimit(what, key, value, f"the value has more than {MAX_VALUE} characters"))
         fitting[key] = cut
     return fitting, over

@@ -1,22 +1,20 @@
-"""Loggers for anemoi-training that cannot hurt a training: everything is recorded on disk first, and sent by others.
+"""Loggers for anemoi-training that cannot harm a training: they record on disk, and another process sends.
 
-They are the stock logger on the spool as its store (`anemoi_house.tracking.store`), so that whatever logs to the stock
-one works with these. No method waits for a server, or fails.
+They are the stock logger with the spool as its store (`anemoi_house.tracking.store`), so everything that logs to the
+stock one works with these. No method waits for a server, or raises.
 """
 
 from __future__ import annotations
 
 import atexit
-import functools
 import json
 import logging
 import os
-import re
 import socket
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -34,108 +32,66 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from anemoi_house import __version__
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.follower import Follower
+from anemoi_house.files import write_whole
+from anemoi_house.tracking.harmless import HarmlessClient, harmless
 from anemoi_house.tracking.identity import local_run_id, new_run_id
 from anemoi_house.tracking.limits import chosen
+from anemoi_house.tracking.metric_names import metric_name
 from anemoi_house.tracking.redact import Redactor
+from anemoi_house.tracking.sender_process import SenderProcess
 from anemoi_house.tracking.servers.azure import check_settings
-from anemoi_house.tracking.servers.mlflow import check_uri
-from anemoi_house.tracking.spool import FOLDER, Spool, SpoolWriter, Summary, write_whole
-from anemoi_house.tracking.store import Elsewhere, SpoolStore
-from anemoi_house.tracking.terminal import Terminal
+from anemoi_house.tracking.servers.connect import check_uri
+from anemoi_house.tracking.spool import FOLDER, Spool, Summary
+from anemoi_house.tracking.store import NullWriter, SpoolStore
+from anemoi_house.tracking.terminal_capture import TerminalCapture
+from anemoi_house.tracking.writer import SpoolWriter
 from anemoi_house.upstream.errors import CommandError
+from anemoi_house.words import counted
 
 LOGGER = logging.getLogger(__name__)
 
 FINISH_WAIT_S = 8.0
 INTERRUPTED_WAIT_S = 2.0
-"""Longest wait for the server when somebody has asked the training to go."""
+"""Longest wait for the server after an interrupt or SIGTERM."""
 WRITE_WAIT_S = 5.0
 """Longest wait for the disk at the end."""
 
-_NAMES = (
-    (re.compile(r"^train_\w+_loss(_step)?$"), "train/loss"),
-    (re.compile(r"^train_\w+_loss_epoch$"), "train/loss_epoch"),
-    (re.compile(r"^val_\w+_loss_step$"), "val/loss_step"),
-    (re.compile(r"^val_\w+_loss(_epoch)?$"), "val/loss"),
-    (re.compile(r"^val_(?:data_)?(\w+)_metric/(?:data/)?(.+?)/(\d+)(?:_epoch)?$"), r"val/\1/\2.step\3"),
-    (re.compile(r"^val_(?:data_)?(\w+)_metric/(?:data/)?(.+?)(?:_epoch)?$"), r"val/\1/\2"),
-    (re.compile(r"^lr-\w+$"), "learning_rate"),
-)
-
-
-@functools.lru_cache(maxsize=4096)
-def metric_name(name: str) -> str:
-    """Name under which a metric of anemoi-training is recorded.
-
-    Dashboards group names by their part before the last slash: `train/loss`, `val/loss`,
-    `val/mse_inner_ring/t_850.step1` (the number counts the steps ahead). Names of other kinds stay.
-    """
-    for pattern, instead in _NAMES:
-        if pattern.match(name):
-            return pattern.sub(instead, name)
-    return name
-
-
-def harmless(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, of which a failure is told in one line and goes no further."""
-
-    @functools.wraps(method)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as failure:  # nothing that tracking comes across may end a training
-            reason = " ".join(str(failure).split())[:300] or type(failure).__name__
-            LOGGER.warning("Tracking: %s failed and is left out: %s", method.__name__, Redactor().text(reason))
-            return None
-
-    return guarded
-
-
-class HarmlessClient(MlflowClient):
-    """MLflow's client, whose logging methods do not fail."""
-
-
-_LOGGING = re.compile(r"log_(?!model|outputs)|set_tag$|delete_tag$|set_terminated$|update_run$")
-for _name in filter(_LOGGING.match, dir(MlflowClient)):
-    setattr(HarmlessClient, _name, harmless(getattr(MlflowClient, _name)))
-
 
 class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
-    """Logger that records a run in a spool, which a process beside the training sends to an MLflow server.
+    """Logger that records a run in a spool; a process next to the training sends it to an MLflow server.
 
     Parameters
     ----------
     save_dir : str
-        Folder of the spools, and of the embedded store where no server is named.
+        Folder of the spools, and of the store in a file if no server is named.
     tracking_uri : str, optional
         Address of the server: `http://`, `https://`, or `sqlite:///` for a file. By default the file `mlflow.db` in
         `save_dir`.
     run_id : str, optional
-        Run to go on with: its id here, or the one that a server has given it.
+        Run to continue: its id here, or the one that a server has given it.
     fork_run_id : str, optional
-        Run that the new one begins from.
+        Run from which the new one is forked.
     on_resume_create_child : bool
-        Whether a restart becomes a run of its own below the one it goes on with, as in the stock logger, rather than a
-        further part of the same run.
+        Whether a restart becomes a new run, a child of the one that it continues, as in the stock logger. By default it
+        continues the same run.
     offline : bool
-        Whether to record alone: `anemoi-house sync` sends it when that is possible.
+        Whether to record only; `anemoi-house sync` sends the run later.
     params : list of str
         Settings that become parameters of the run: dotted keys, branches, or shell patterns. All settings are in the
         artifact `config.yaml`.
     finish_wait_s : float
-        Longest wait at the end for the server to take the rest.
+        Longest wait at the end until the rest is sent.
     log_hyperparams, system, terminal : bool
         Whether to record parameters, the machine's load, and the terminal output.
     experiment_name, run_name, project_name, prefix, log_model, authentication : Any
         As in the stock logger. `authentication` is that of ECMWF's servers.
     expand_hyperparams, max_params_length, http_max_retries : Any
-        Of the stock logger, without effect here: parameters are those in `params`, and what cannot be sent is kept.
+        Of the stock logger, without effect here: `params` selects parameters, and unsent records are kept.
 
     Raises
     ------
     HouseError
-        Before the training starts: an address that no client is for, or a folder that cannot be written to.
+        Before the training starts: the address is invalid, or the folder cannot be written to.
     """
 
     def __init__(
@@ -162,24 +118,24 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         max_params_length: int | None = None,
         http_max_retries: int | None = None,
     ) -> None:
-        environ = dict(os.environ)  # as it was: MLflow and the stock logger write their settings into it
+        environ = dict(os.environ)  # before MLflow and the stock logger write their settings into it
         self._params = list(params or [])
         self._finish_wait_s = finish_wait_s
-        self._told_config = False
-        self._terminal: Terminal | None = None
-        self._follower: Follower | None = None
+        self._config_logged = False
+        self._terminal: TerminalCapture | None = None
+        self._sender: SenderProcess | None = None
         self._ended_after: int | None = None
         folder = Path(save_dir).resolve()
         self._spools = folder / FOLDER
         try:
             target = {**self._address(folder, tracking_uri, environ), "authentication": bool(authentication)}
             store = self._open(folder, run_id, fork_run_id, on_resume_create_child, experiment_name, run_name)
-            if isinstance(store.writer, SpoolWriter):  # offline too: a later sync is to know where to
-                self._send_to(target, store.writer.folder)
+            if isinstance(store.writer, SpoolWriter):  # offline too: a later sync needs it
+                self._write_target(target, store.writer.folder)
         except HouseError as mistake:
             raise CommandError(str(mistake)) from None
         self._store = store
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would be a connection of the training's own
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would open connections from the training
         super().__init__(
             experiment_name=experiment_name,
             project_name=project_name,
@@ -198,25 +154,25 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         )
         local = local_run_id(self._spools, run_id) if run_id else None
         forked = local_run_id(self._spools, fork_run_id) if fork_run_id else None
-        # Checkpoints are in folders of local ids: these two are where the stock trainer looks when the ids differ.
+        # Checkpoint folders have local ids; the stock trainer uses these two attributes when a server has other ids.
         self._parent_run_server2server = local if local != run_id else None  # type: ignore[assignment]
         self._fork_run_server2server = forked if forked != fork_run_id else None  # type: ignore[assignment]
         self._mlflow_client = HarmlessClient(store.uri)
         if isinstance(store.writer, SpoolWriter):
             self._begin(project_name)
             if not offline:
-                self._follower = Follower(store.writer.folder, environ, self._tell)
-                self._follower.start()
+                self._sender = SenderProcess(store.writer.folder, environ, self._log)
+                self._sender.start()
             atexit.register(self._at_exit)
 
-    # What the stock logger is asked for
+    # What the trainer asks of the stock logger
 
     @property
     @rank_zero_experiment
     def experiment(self) -> MlflowClient:
-        """Client of MLflow on the spool; on other ranks than 0 one that does nothing."""
+        """Client of MLflow on the spool; on ranks above 0 one that does nothing."""
         if not self._initialized:
-            _log_here(self._store.uri)
+            _set_tracking_uri_here(self._store.uri)
             self._experiment_id = self._store.get_experiment_by_name("").experiment_id
             self._initialized = True
         return self._mlflow_client
@@ -229,11 +185,11 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     @rank_zero_only
     @harmless
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record metrics; a metric once a step, as in the stock logger."""
+        """Record metrics, each once a step, as the stock logger does."""
         now, step = int(time.time() * 1000), step or 0
         rows = []
         for name, value in metrics.items():
-            # Of the renamed one: Lightning gives a loss two names where it is both that of a step and of an epoch.
+            # By its new name: Lightning gives a loss of both a step and an epoch two names.
             key = metric_name(name)
             if (key, step) not in self._logged_metrics:
                 self._logged_metrics.add((key, step))  # type: ignore[arg-type]
@@ -245,10 +201,10 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     @rank_zero_only
     @harmless
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Record the chosen settings as parameters, and all of them as the artifact `config.yaml`; once a start."""
-        if self._told_config or not self._flag_log_hparams:
+        """Record the selected settings as parameters, and all as the artifact `config.yaml`; once for each start."""
+        if self._config_logged or not self._flag_log_hparams:
             return
-        self._told_config = True
+        self._config_logged = True
         given = vars(params) if isinstance(params, Namespace) else params
         settings = self._store.redactor.settings(_plain(given.get("config") or given))
         found = chosen(settings, self._params)
@@ -265,28 +221,30 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     @rank_zero_only
     @harmless
     def log_system_metrics(self) -> None:
-        """Record the machine's load, as the stock logger does."""
-        _ = self.experiment  # the stock monitor asks MLflow where to log to
+        """Record the load of the machine, as the stock logger does."""
+        _ = self.experiment  # sets the address for the stock monitor
         super().log_system_metrics()
 
     @rank_zero_only
     @harmless
     def log_terminal_output(self, artifact_save_dir: str | Path = "") -> None:
-        """Record what is printed from now on."""
+        """Record what is printed from here on."""
         redactor = self._store.redactor
-        self._terminal = Terminal(lambda text: self._store.put({"kind": "terminal", "text": redactor.text(text)}))
+        self._terminal = TerminalCapture(
+            lambda text: self._store.put({"kind": "terminal", "text": redactor.text(text)})
+        )
         self._terminal.start()
 
     @rank_zero_only
     @harmless
     def after_save_checkpoint(self, checkpoint_callback: Checkpoint) -> None:
-        """Record a checkpoint as an artifact where `log_model` asks for it."""
+        """Record a checkpoint as an artifact if `log_model` is set."""
         super().after_save_checkpoint(checkpoint_callback)
 
     @rank_zero_only
     @harmless
     def finalize(self, status: str = "success") -> None:
-        """Record the end, and give the process beside the training a bounded time to send the rest."""
+        """Record the end of the run, and wait a bounded time until the rest is sent."""
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt | SIGTERMException)
         words = {"success": "FINISHED", "finished": "FINISHED"}
         self._end("KILLED" if interrupted else words.get(status, "FAILED"), brief=interrupted)
@@ -297,10 +255,10 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     def _get_mlflow_run_params(self, *_: Any, **__: Any) -> tuple[str | None, str, dict[str, Any]]:
         return self._store.run.run_id, self._store.run.name, {}
 
-    # What this one adds
+    # Ours
 
     def _address(self, folder: Path, tracking_uri: str | None, environ: MutableMapping[str, str]) -> dict[str, Any]:
-        """The server in the form in which `target.json` keeps it."""
+        """Return the server in the form of `target.json`."""
         uri = tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
         check_uri(uri)
         return {"uri": uri, "aml": None}
@@ -314,14 +272,14 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         experiment: str,
         run_name: str | None,
     ) -> SpoolStore:
-        """Store of the run; on rank 0 with its writer, and the start recorded."""
+        """Return the store of the run; on rank 0, with its writer and the start recorded."""
         rank = int(getattr(rank_zero_only, "rank", None) or 0)
         local = local_run_id(self._spools, run_id) if run_id else None
         same_run = local is not None and not create_child
         own = local if same_run else new_run_id(rank, os.environ)
         if rank or own is None:
-            return SpoolStore(Elsewhere(self._spools / (own or "-")), Summary(own or "", run_name or ""), Redactor())
-        writer = SpoolWriter(self._spools / own, self._tell)
+            return SpoolStore(NullWriter(self._spools / (own or "-")), Summary(own or "", run_name or ""), Redactor())
+        writer = SpoolWriter(self._spools / own, self._log)
         before = Spool(writer.folder).summary()
         parent = Spool(self._spools / local) if local and not same_run else None
         name = before.name or (parent.summary().name if parent and parent.records_path.exists() else "")
@@ -334,7 +292,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
             "experiment": before.experiment or experiment,
             "parent": None if same_run else run_id,
             "fork_of": fork_run_id,
-            # Made elsewhere: by an Azure ML job, or by the stock logger at a server.
+            # Created on the server before: by an Azure ML job, or by the stock logger.
             "server_run": own if not before.sessions and (same_run or own == os.environ.get("MLFLOW_RUN_ID")) else None,
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -344,15 +302,15 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         store.put(start)
         return store
 
-    def _send_to(self, target: dict[str, Any], folder: Path) -> None:
+    def _write_target(self, target: dict[str, Any], folder: Path) -> None:
         try:
             write_whole(folder / "target.json", json.dumps(target, indent=1).encode())
         except OSError as refused:
-            raise HouseError(f"{folder} cannot be written to ({refused.strerror}).") from None
+            raise HouseError(f"{folder}: cannot be written to ({refused.strerror}).") from None
 
     @harmless
     def _begin(self, project_name: str) -> None:
-        """Record what stock tags say, who began the run, and where."""
+        """Record the stock tags, the command, and the jobs of SLURM."""
         command = " ".join([os.environ.get("ANEMOI_TRAINING_CMD", sys.argv[0]).split("/")[-1], *sys.argv[1:]])
         tags = {**resolve_tags({}), "projectName": project_name, "command": command}
         restarts = self._store.run.sessions - 1
@@ -376,59 +334,60 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         self._store.put({"kind": "end", "t": int(time.time() * 1000), "status": status})
         self._ended_after = self._count()
         self._store.writer.flush(WRITE_WAIT_S)
-        self._say_what_is_left(INTERRUPTED_WAIT_S if brief else self._finish_wait_s)
+        self._report_unsent(INTERRUPTED_WAIT_S if brief else self._finish_wait_s)
 
-    def _say_what_is_left(self, wait_s: float) -> None:
+    def _report_unsent(self, wait_s: float) -> None:
         folder = self._store.writer.folder
-        if self._follower is None:
-            self._tell(
-                f"Run {self.run_id} is recorded in {folder}; send it with: anemoi-house sync {folder}", logging.INFO
+        if self._sender is None:
+            self._log(
+                f"Run {self.run_id} is recorded in {folder}. Send it with: anemoi-house sync {folder}", logging.INFO
             )
             return
-        left = self._follower.finish(wait_s)
+        left = self._sender.finish(wait_s)
         if left.complete:
-            self._tell(f"All of run {self.run_id} is at {Spool(folder).target()['uri']}.", logging.INFO)
+            self._log(f"Run {self.run_id} is complete at {Spool(folder).target()['uri']}.", logging.INFO)
         else:
-            self._tell(
-                f"{left.records} records of run {self.run_id}, {left.rows} of them metric rows, are still to be sent "
-                f"({left.error or 'there was no time'}). Nothing is lost; send them with: anemoi-house sync {folder}"
+            self._log(
+                f"Run {self.run_id}: {counted(left.records, 'record')} with {counted(left.rows, 'metric row')} not "
+                f"sent ({left.error or 'there was no time'}). Nothing is lost. Send them with: "
+                f"anemoi-house sync {folder}"
             )
 
     def _count(self) -> int:
-        """What is recorded so far, but for terminal output."""
+        """Return the number of things recorded so far, without terminal output."""
         run = self._store.run
         return run.rows + run.artifacts + len(run.params) + len(run.tags)
 
     @harmless
     def _at_exit(self) -> None:
-        """End a run whose training never came to its end, or that has said more after it, as a profiler does."""
+        """End a run that has no end, or that has logged something after it, as a profiler does."""
         run = self._store.run
         if run.ended is None:
             self._end("FAILED", brief=True)
         elif self._ended_after != self._count():
-            if self._follower is not None:
-                self._follower.start()
+            if self._sender is not None:
+                self._sender.start()
             self._end(run.status, brief=False)
         self._store.close(WRITE_WAIT_S)
 
-    def _tell(self, line: str, level: int = logging.WARNING) -> None:
+    def _log(self, line: str, level: int = logging.WARNING) -> None:
         LOGGER.log(level, "Tracking: %s", line)
 
 
 class AzureMLflowLogger(SpooledMLflowLogger):
-    """The same for a workspace of Azure ML, through its own client of MLflow, `azureml-mlflow`.
+    """Logger for an Azure ML workspace, through `azureml-mlflow`, its client of MLflow.
 
     Parameters
     ----------
     save_dir : str
         Folder of the spools.
     aml_subscription_id, aml_resource_group, aml_workspace_name : str, optional
-        The workspace, unless `tracking_uri` names it or the environment does, with AZUREML_ARM_SUBSCRIPTION,
-        AZUREML_ARM_RESOURCEGROUP and AZUREML_ARM_WORKSPACE_NAME.
+        The workspace, unless `tracking_uri` names it, or AZUREML_ARM_SUBSCRIPTION, AZUREML_ARM_RESOURCEGROUP and
+        AZUREML_ARM_WORKSPACE_NAME do.
     identity : str
         How to sign in: `default` tries what the environment offers; `service_principal`, `managed` or `cli`.
     **settings : Any
-        As for `SpooledMLflowLogger`; `tracking_uri` is one that begins with `azureml://`.
+        As for `SpooledMLflowLogger`; `tracking_uri` begins with `azureml://`.
     """
 
     def __init__(
@@ -453,8 +412,8 @@ class AzureMLflowLogger(SpooledMLflowLogger):
         return check_settings(tracking_uri, self._aml, environ)
 
 
-def _log_here(uri: str) -> None:
-    """Lead MLflow's functions to a store in this process alone: MLflow would tell the other ranks as well."""
+def _set_tracking_uri_here(uri: str) -> None:
+    """Set the address for MLflow's functions in this process only; MLflow would pass it on to the other ranks."""
     variable = "MLFLOW_TRACKING_URI"
     before = os.environ.get(variable)
     mlflow.set_tracking_uri(uri)
@@ -465,7 +424,7 @@ def _log_here(uri: str) -> None:
 
 
 def _plain(settings: Any) -> Any:
-    """Settings as plain dictionaries, lists, texts and numbers."""
+    """Return settings as plain dictionaries, lists, texts and numbers."""
     if OmegaConf.is_config(settings):
         settings = OmegaConf.to_container(settings, resolve=True, throw_on_missing=False)
     if hasattr(settings, "model_dump"):

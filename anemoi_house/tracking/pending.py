@@ -1,18 +1,17 @@
-"""What of a run its server does not have yet; asks no server."""
+"""What of a run its server does not have yet, from the files alone; no server is asked."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from functools import cached_property
 
-from anemoi_house.tracking.ledger import Ledger, ledger_path
+from anemoi_house.tracking.ledger import Ledger
+from anemoi_house.tracking.records import size_of
 from anemoi_house.tracking.spool import Spool
 
 
 class Pending:
-    """What of a run its server does not have; reads the ledger alone, until the records are asked for.
+    """What of a run its server does not have; reads the ledger, and the records only if their numbers are asked for.
 
     Parameters
     ----------
@@ -24,68 +23,48 @@ class Pending:
     ----------
     ledger : Ledger
     complete : bool
-        Whether the server has everything, and says how the run ended.
+        Whether the server has everything, and the final status of the run.
     error : str or None
         Why the last attempt failed.
     attempted_at : float or None
-        When that was, in s.
+        Time of that attempt in s.
     """
 
     def __init__(self, spool: Spool, uri: str | None = None) -> None:
         self._spool = spool
-        uri = uri or spool.target().get("uri") or ""
-        self.ledger = Ledger.read(ledger_path(spool, uri), uri)
-        size = spool.records_path.stat().st_size
-        behind = self.ledger.offset < size
-        self.complete = self.ledger.closed and (not behind or self.ledger.offset >= size - spool.torn())
-        self.error: str | None = self.ledger.error["message"] if self.ledger.error else None
-        self.attempted_at: float | None = self.ledger.error["at"] if self.ledger.error else None
+        self.ledger = Ledger.of(spool, uri or spool.target().get("uri") or "")
+        size = spool.size
+        self.complete = self.ledger.closed and (self.ledger.offset >= size or self.ledger.offset >= size - spool.torn())
+        error = self.ledger.error or {"message": None, "at": None}
+        self.error: str | None = error["message"]
+        self.attempted_at: float | None = error["at"]
 
     @property
     def records(self) -> int:
-        """Records to send."""
-        return self._left["records"]
+        """Number of records to send."""
+        return self._counts["records"]
 
     @property
     def rows(self) -> int:
-        """Metric rows in them."""
-        return self._left["rows"]
+        """Number of metric rows in them."""
+        return self._counts["rows"]
 
     @property
     def artifacts(self) -> int:
-        """Artifacts among them."""
-        return self._left["artifacts"]
+        """Number of artifacts among them."""
+        return self._counts["artifacts"]
 
     @cached_property
-    def _left(self) -> Counter[str]:
-        return left(self._spool, self.ledger.offset)
+    def _counts(self) -> Counter[str]:
+        return counts(self._spool, self.ledger.offset)
 
 
-def pending(spool: Spool) -> Pending:
-    """What the server that a run is meant for does not have yet."""
-    return Pending(spool)
-
-
-def left(spool: Spool, offset: int) -> Counter[str]:
-    """Numbers of records, metric rows and artifacts from a byte of the spool on."""
+def counts(spool: Spool, offset: int) -> Counter[str]:
+    """Count the records, metric rows and artifacts from a byte of the spool on."""
     found: Counter[str] = Counter()
     for record in spool.records(offset):
         found["records"] += 1
         if record.data is not None:
-            found["rows"] += len(record.data["rows"]) if record.data["kind"] == "metrics" else 0
+            found["rows"] += size_of(record.data) if record.data["kind"] == "metrics" else 0
             found["artifacts"] += record.data["kind"] == "artifact"
     return found
-
-
-def ended(spool: Spool) -> bool:
-    """Whether the last record of a spool is an end."""
-    with spool.records_path.open("rb") as lines:
-        size = lines.seek(0, os.SEEK_END)
-        lines.seek(max(0, size - 4096))
-        tail = lines.read()
-    last = tail[: tail.rfind(b"\n") + 1].rstrip(b"\n").rpartition(b"\n")[2]
-    try:
-        data = json.loads(last)
-    except ValueError:
-        return False
-    return isinstance(data, dict) and data.get("kind") == "end"

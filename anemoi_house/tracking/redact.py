@@ -1,4 +1,4 @@
-"""Secrets are taken out of everything that a run says, before it is written anywhere."""
+"""Removes secrets from everything that a run logs, before it is written anywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SHORTEST = 6
-"""Shorter values under a secret's name (`true`, a number) are no secrets, and stand everywhere in a text."""
+"""Shorter values of variables named like a secret (`true`, a number) are not secrets, and occur in any text."""
 _PATTERNS = (
     (re.compile(r"(\w://)[^/@\s'\"]*:[^/@\s'\"]*@"), rf"\1{HIDDEN}@"),  # user:password in an address
     (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
@@ -28,12 +28,12 @@ _PATTERNS = (
 
 
 class Redactor:
-    """Takes secrets out of texts and of settings.
+    """Removes secrets from texts and settings.
 
     Parameters
     ----------
     environ : mapping
-        Variables, whose values are hidden where their names are those of secrets.
+        Variables; the values of those named like a secret are hidden. By default those of the process.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -43,12 +43,12 @@ class Redactor:
             for name, value in environ.items()
             if _SECRET_NAME.search(name) and len(value) >= _SHORTEST and not os.path.exists(value)
         }
-        # The longest first: one secret may be the beginning of another.
+        # Longest first: one secret may be the beginning of another.
         alternatives = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
         self._values = re.compile(alternatives) if alternatives else None
 
     def text(self, text: str) -> str:
-        """The text without secrets."""
+        """Return a text without secrets."""
         if self._values is not None:
             text = self._values.sub(HIDDEN, text)
         for pattern, instead in _PATTERNS:
@@ -56,7 +56,7 @@ class Redactor:
         return text
 
     def settings(self, settings: Any) -> Any:
-        """Nested settings without secrets: also a value whose key is a secret's name is hidden."""
+        """Return nested settings without secrets; values whose key is named like a secret are hidden too."""
         if isinstance(settings, Mapping):
             return {
                 key: HIDDEN

@@ -1,7 +1,7 @@
-"""The spool as a store of MLflow: what is logged with MLflow's own client, or its fluent functions, becomes records.
+"""The spool as a tracking store of MLflow: what MLflow's client or its functions log becomes records.
 
-So everything in anemoi-training, and in a user's callbacks, that logs to MLflow works unchanged, and no call of it
-leaves the machine.
+Everything in anemoi-training and in a user's callbacks that logs to MLflow works unchanged, and no call leaves the
+machine.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
 
-from anemoi_house.tracking.limits import MAX_PARAMS, MAX_TAGS, Over, fit, fit_key
-from anemoi_house.tracking.plugin import SCHEME
+from anemoi_house.tracking.limits import MAX_PARAMS, MAX_TAGS, OverLimit, fit, fit_key
+from anemoi_house.tracking.records import metric_value
 from anemoi_house.tracking.redact import Redactor
-from anemoi_house.tracking.spool import Spool, SpoolWriter, Summary, metric_value
+from anemoi_house.tracking.spool import SCHEME, Spool, Summary
+from anemoi_house.tracking.writer import SpoolWriter
 
 LOGGER = logging.getLogger(__name__)
 _EXPERIMENT = "0"
@@ -43,24 +44,24 @@ _TEXTS = {".txt", ".log", ".json", ".yaml", ".yml", ".md", ".csv", ".html", ".to
 _LARGEST_TEXT = 16 * 2**20
 
 
-class Elsewhere:
+class NullWriter:
     """Writer of the ranks that record nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def put(self, record: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def put_artifact(self, local: Path, path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def flush(self, wait_s: float) -> bool:
-        """Nothing to wait for."""
+        """Return True: nothing is waiting."""
         return True
 
     def close(self, wait_s: float) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
 
 class SpoolStore(AbstractStore):
@@ -68,47 +69,47 @@ class SpoolStore(AbstractStore):
 
     Parameters
     ----------
-    writer : SpoolWriter or Elsewhere
+    writer : SpoolWriter or NullWriter
         Where the records go.
     summary : Summary
-        What the run has said before, if this is a restart.
+        What the run has logged before, if this is a restart.
     redactor : Redactor
-        Takes secrets out of all text.
+        Removes secrets from all text.
     """
 
     _open: ClassVar[dict[str, SpoolStore]] = {}
     _used: ClassVar[set[str]] = set()
 
-    def __init__(self, writer: SpoolWriter | Elsewhere, summary: Summary, redactor: Redactor) -> None:
+    def __init__(self, writer: SpoolWriter | NullWriter, summary: Summary, redactor: Redactor) -> None:
         super().__init__()
         self.writer = writer
         self.run = summary
         self.redactor = redactor
-        self._told: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
         self._keys: dict[str, str] = {}
         self.uri = f"{SCHEME}://{writer.folder.resolve()}"
         """Address of the store, for MLflow's client."""
-        if self.uri in self._used:  # opened again: MLflow keeps the store that it was given for an address
+        if self.uri in self._used:  # opened again: MLflow caches the store of an address
             self.uri += f"?{len(self._used)}"
         self._used.add(self.uri)
         self._open[self.uri.partition("?")[0]] = self
 
     @classmethod
     def of(cls, uri: str) -> SpoolStore:
-        """The store at an address; the process that has made it is the only one that can use it."""
+        """Return the store at an address; it exists only in the process that created it."""
         with suppress(KeyError):
             return cls._open[uri.partition("?")[0]]
-        raise MlflowException(f"{uri} is the spool of a run that does not run in this process: see anemoi-house sync.")
+        raise MlflowException(f"{uri}: this run is not recorded by this process. Send it with anemoi-house sync.")
 
     def close(self, wait_s: float) -> None:
-        """Write what is left, and let go of the spool."""
+        """Write the remaining records, and release the spool."""
         self._open.pop(self.uri.partition("?")[0], None)
         self.writer.close(wait_s)
 
-    # What is logged
+    # Logging
 
     def put(self, record: dict[str, Any]) -> None:
-        """Append a record, and take it into account."""
+        """Append a record, and add it to the summary."""
         self.run.add(record)
         self.writer.put(record)
 
@@ -118,7 +119,7 @@ class SpoolStore(AbstractStore):
         for key, value, at, step in rows:
             if key not in self._keys:
                 self._keys[key], over = fit_key("metric", key)
-                self._tell(over)
+                self._report(over)
             fitting.append([self._keys[key], metric_value(value), at, step])
         if fitting:
             self.put({"kind": "metrics", "rows": fitting})
@@ -134,7 +135,7 @@ class SpoolStore(AbstractStore):
     def log_batch(
         self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]
     ) -> None:
-        """As in MLflow."""
+        """Record metrics, parameters and tags."""
         if metrics:
             self.log_rows((metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics)
         if params:
@@ -143,19 +144,19 @@ class SpoolStore(AbstractStore):
             self.set_tags({tag.key: tag.value for tag in tags})
 
     def log_metric(self, run_id: str, metric: Metric) -> None:
-        """As in MLflow."""
+        """Record one value of a metric."""
         self.log_batch(run_id, [metric], [], [])
 
     def log_param(self, run_id: str, param: Param) -> None:
-        """As in MLflow."""
+        """Record a parameter."""
         self.log_params({param.key: param.value})
 
     def set_tag(self, run_id: str, tag: RunTag) -> None:
-        """As in MLflow."""
+        """Record a tag."""
         self.set_tags({tag.key: tag.value})
 
     def log_artifact(self, local: Path, path: str) -> None:
-        """Copy a file into the spool, without secrets where it is a text; what the disk refuses is told in one line."""
+        """Copy a file into the spool, without secrets if it is a text; report in one line what the disk refuses."""
         try:
             if local.suffix.lower() in _TEXTS and local.stat().st_size <= _LARGEST_TEXT:
                 text = local.read_text(errors="surrogateescape")
@@ -168,25 +169,25 @@ class SpoolStore(AbstractStore):
                     return
             self.writer.put_artifact(local, path)
         except OSError as refused:
-            self._tell([Over("artifact", path, str(local), refused.strerror or str(refused))])
+            self._report([OverLimit("artifact", path, str(local), refused.strerror or str(refused))])
 
-    # What is asked
+    # Reading
 
     def get_experiment(self, experiment_id: str) -> Experiment:
-        """The experiment that the run is to be part of."""
+        """Return the experiment of the run."""
         name = self.run.experiment
         return Experiment(_EXPERIMENT, name, self.uri, LifecycleStage.ACTIVE, tags=[])
 
     def get_experiment_by_name(self, experiment_name: str) -> Experiment:
-        """As `get_experiment`: the spool knows of no other."""
+        """Return the experiment of the run: the spool has no other."""
         return self.get_experiment(_EXPERIMENT)
 
     def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
-        """The experiment is made at the server when the run is."""
+        """Do nothing: the sender creates the experiment together with the run."""
         return _EXPERIMENT
 
     def get_run(self, run_id: str) -> Run:
-        """The run as far as it is recorded."""
+        """Return the run as recorded so far."""
         run = self.run
         info = RunInfo(
             run_id=run.run_id,
@@ -209,13 +210,13 @@ class SpoolStore(AbstractStore):
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList[Metric]:
-        """All rows of a metric, in the order in which they were logged."""
+        """Return all rows of a metric in the order in which they were logged."""
         self.writer.flush(1.0)
         rows = Spool(self.writer.folder).metrics(metric_key)[metric_key]
         return PagedList([Metric(metric_key, value, at, step) for value, at, step in rows], None)
 
     def update_run_info(self, run_id: str, run_status: int, end_time: int | None, run_name: str | None) -> RunInfo:
-        """Record the end of the run, or that it goes on."""
+        """Record the end of the run, if it has ended."""
         if end_time is not None:
             self.put({"kind": "end", "t": end_time, "status": RunStatus.to_string(run_status)})
         return self.get_run(run_id).info
@@ -224,67 +225,67 @@ class SpoolStore(AbstractStore):
         return [self.get_run(self.run.run_id)], None
 
     def search_experiments(self, *_: Any, **__: Any) -> PagedList[Experiment]:
-        """The one experiment."""
+        """Return the one experiment."""
         return PagedList([self.get_experiment(_EXPERIMENT)], None)
 
     def search_logged_models(self, *_: Any, **__: Any) -> PagedList[Any]:
-        """None: MLflow asks for them whenever it lists artifacts."""
+        """Return none; MLflow asks for them whenever it lists artifacts."""
         return PagedList([], None)
 
     def create_run(self, *_: Any, **__: Any) -> NoReturn:
-        """Not in a spool, which is that of one run."""
-        self._refuse("make a further run")
+        """Refuse: a spool holds one run."""
+        self._refuse("create another run")
 
     def delete_experiment(self, experiment_id: str) -> NoReturn:
-        """Not in a spool."""
+        """Refuse: only the server can do this."""
         self._refuse("delete an experiment")
 
     def restore_experiment(self, experiment_id: str) -> NoReturn:
-        """Not in a spool."""
+        """Refuse: only the server can do this."""
         self._refuse("restore an experiment")
 
     def rename_experiment(self, experiment_id: str, new_name: str) -> NoReturn:
-        """Not in a spool."""
+        """Refuse: only the server can do this."""
         self._refuse("rename an experiment")
 
     def delete_run(self, run_id: str) -> NoReturn:
-        """Not in a spool."""
+        """Refuse: only the server can do this."""
         self._refuse("delete a run")
 
     def restore_run(self, run_id: str) -> NoReturn:
-        """Not in a spool."""
+        """Refuse: only the server can do this."""
         self._refuse("restore a run")
 
     def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
-        """Datasets become tags: not every server has a place for them."""
+        """Record datasets as tags: not every server stores them otherwise."""
         for number, each in enumerate(datasets or []):
             self.set_tags({f"dataset.{number}": f"{each.dataset.name} {each.dataset.source}"})
 
     def link_traces_to_run(self, trace_ids: list[str], run_id: str) -> NoReturn:
-        """Not in a spool."""
+        """Refuse: only the server can do this."""
         self._refuse("keep traces")
 
     def _refuse(self, what: str) -> NoReturn:
-        raise MlflowException(f"The spool of a training cannot {what}: do so at the server.")
+        raise MlflowException(f"The record of a training cannot {what}. Do it on the server.")
 
     def _fit(self, what: str, new: dict[str, Any], present: dict[str, str], most: int) -> None:
         clean = {key: self.redactor.text(str(value)) for key, value in new.items()}
         fitting, over = fit(what, self.redactor.settings(clean), present, most)
-        self._tell(over)
+        self._report(over)
         if fitting:
             self.put({"kind": f"{what}s", "values": fitting})
 
-    def _tell(self, over: Iterable[Over]) -> None:
-        """Record what went over a limit, and say it once."""
+    def _report(self, over: Iterable[OverLimit]) -> None:
+        """Record what went over a limit, and log it once."""
         for each in over:
-            if (each.what, each.key) not in self._told:
-                self._told.add((each.what, each.key))
-                LOGGER.warning("Tracking: %s %s: %s; what is left out is in over_limits.json.", *each[:2], each.why)
+            if (each.what, each.key) not in self._reported:
+                self._reported.add((each.what, each.key))
+                LOGGER.warning("Tracking: %s %s: %s; see over_limits.json.", *each[:2], each.why)
                 self.put({"kind": "over", "t": int(time.time() * 1000), **each._asdict()})
 
 
 class SpoolArtifacts(ArtifactRepository):
-    """Artifacts of a run in its spool: to log further ones, and to read those that are there."""
+    """Artifacts of a run in its spool, to log and to read."""
 
     def __init__(self, artifact_uri: str, **settings: Any) -> None:
         super().__init__(artifact_uri, **settings)
@@ -292,23 +293,23 @@ class SpoolArtifacts(ArtifactRepository):
 
     @property
     def _store(self) -> SpoolStore:
-        # Looked up anew: MLflow keeps this repository for a run that another logger may go on with.
+        # Looked up each time: MLflow caches this repository, and another logger may continue the run.
         return SpoolStore.of(self._uri)
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
-        """As in MLflow."""
+        """Copy a file into the spool."""
         local = Path(local_file)
         self._store.log_artifact(local, f"{artifact_path}/{local.name}" if artifact_path else local.name)
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
-        """As in MLflow."""
+        """Copy the files below a folder into the spool."""
         root = Path(local_dir)
         for local in sorted(path for path in root.rglob("*") if path.is_file()):
             name = local.relative_to(root).as_posix()
             self._store.log_artifact(local, f"{artifact_path}/{name}" if artifact_path else name)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
-        """Files and folders below a path."""
+        """Return the files and folders in a folder of artifacts."""
         below = f"{path}/" if path else ""
         found: dict[str, FileInfo] = {}
         for name, record in self._recorded().items():
@@ -320,11 +321,11 @@ class SpoolArtifacts(ArtifactRepository):
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         record = self._recorded().get(remote_file_path)
         if record is None:
-            raise MlflowException(f"The run has no artifact {remote_file_path}.")
+            raise MlflowException(f"{remote_file_path}: the run has no such artifact.")
         shutil.copyfile(self._store.writer.folder / record["file"], local_path)
 
     def _recorded(self) -> dict[str, dict[str, Any]]:
-        """Records of the artifacts by name; the last one of each name."""
+        """Return the last record of each artifact by its name."""
         self._store.writer.flush(1.0)
         records = (record.data for record in Spool(self._store.writer.folder).records())
         return {record["path"]: record for record in records if record is not None and record["kind"] == "artifact"}

@@ -1,1 +1,1 @@
-"""Everything that knows anemoi's names: configs, checkpoints, metadata, its errors."""
+"""Everything that knows anemoi's names: keys of its configs, its checkpoints and metadata, its trainer, its errors."""

@@ -13,11 +13,11 @@ from anemoi_house.errors import HouseError
 
 
 class CommandError(HouseError, CompactHydraException, SystemExit):
-    """Ends a stock command with its message alone.
+    """End a stock command with a message and no traceback.
 
-    `anemoi-training train` runs below Hydra, which prints a compact exception without its
-    traceback; `anemoi-training config validate` and `anemoi-graphs create` do not, and there the
-    interpreter does the same for a SystemExit. It is no ValueError, so that pydantic lets it through.
+    `anemoi-training train` runs under Hydra, which prints a compact exception without its traceback.
+    `anemoi-training config validate` and `anemoi-graphs create` do not; there the interpreter prints a SystemExit in
+    the same way. It must not be a ValueError, which pydantic would wrap.
     """
 
     def __init__(self, message: str) -> None:
@@ -26,22 +26,25 @@ class CommandError(HouseError, CompactHydraException, SystemExit):
 
 
 class ResolverError(CommandError, InterpolationResolutionError):
-    """A mistake found while a value of the config is resolved.
+    """Report a mistake found while a value of the config is resolved.
 
-    OmegaConf lets its own kind of error through unchanged, and that is a ValueError: anemoi's command line
-    prints those with a traceback, unless somebody has set a hook for what is not caught.
+    OmegaConf passes its own kind of error through unchanged. That kind is a ValueError, which anemoi's command line
+    prints with a traceback unless a hook for uncaught errors is set.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        if sys.excepthook is sys.__excepthook__:
-            sys.excepthook = _as_python_does
+        _set_hook(_as_python_does)
 
 
-def end_plainly_on_a_disk() -> None:
-    """Let what a disk refuses end `anemoi-datasets` with one line; it has no word of its own about that."""
+def explain_disk_errors() -> None:
+    """Make `anemoi-datasets` end with one line if the disk is full or read-only; it does not explain that itself."""
+    _set_hook(_disk_in_one_line)
+
+
+def _set_hook(hook: Any) -> None:
     if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _disk_in_one_line
+        sys.excepthook = hook
 
 
 def _as_python_does(*error: Any) -> None:
@@ -51,11 +54,11 @@ def _as_python_does(*error: Any) -> None:
 def _disk_in_one_line(kind: Any, error: Any, trace: Any) -> None:
     code = getattr(error, "errno", None) if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT):
-        told = "The disk is full. What was loaded stays: free some space and go on with `anemoi-datasets load DATASET`"
+        text = "The disk is full. Loaded dates are kept. Free some space and run `anemoi-datasets load DATASET`."
     elif isinstance(error, FileExistsError):
-        told = f"{error} To go on with one that is not finished: `anemoi-datasets load DATASET`"
+        text = f"{error} To continue an unfinished one: `anemoi-datasets load DATASET`."
     elif code in (errno.EACCES, errno.EROFS):
-        told = f"{error.filename}: cannot be written to ({error.strerror}); give another folder"
+        text = f"{error.filename}: cannot be written ({error.strerror}). Give another folder."
     else:
         return _as_python_does(kind, error, trace)
-    print(told, file=sys.stderr)
+    print(text, file=sys.stderr)

@@ -1,1 +1,1 @@
-"""The Hydra plugin of anemoi-house."""
+"""Hydra plugin of anemoi-house."""

@@ -3,16 +3,15 @@
 Search paths, in decreasing priority:
 
 1. the folder given with ``--config-path``,
-2. the working folder (put there by anemoi's own plugin),
+2. the working directory (added by anemoi's own plugin),
 3. our configs,
 4. the configs packaged with anemoi-training.
 
-Hydra runs the plugins in an order that depends on how they were installed, and each can only append or
-insert. Where ours runs first, it lets anemoi's plugin do its part right away; what that appends a second
-time, when its own turn comes, has no effect.
+Hydra runs plugins in an order that depends on how they were installed, and a plugin can only append or insert. If ours
+runs first, it has anemoi's plugin append its paths right away; what that appends again in its own turn has no effect.
 
-Hydra imports this module in every process that composes a config, and turns an ImportError in it into a
-warning. So only Hydra itself is imported here, and what can fail runs in the plugin, where it is loud.
+Hydra imports this module in every process that composes a config, and turns an ImportError in it into a warning. So it
+imports nothing but Hydra, and everything that can fail is imported when the plugin runs, where errors are loud.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ANEMOI_CONFIGS = SearchPathQuery(provider="anemoi-package-searchpath-plugin")
 
 
 class HouseSearchPathPlugin(SearchPathPlugin):
-    """Puts our configs between the working folder and anemoi's, and registers resolvers and schemas."""
+    """Put our configs between the working directory and anemoi's, and register resolvers and schemas."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Insert our configs.

@@ -1,4 +1,4 @@
-"""Sample data and environments for the tests on the stock commands: made once, used by all."""
+"""Sample data and environments for the tests of the stock commands, made once and used by all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from slurm.ranks import trainings, two_nodes  # noqa: F401  fixtures that two modules share
 
 ROOT = Path(__file__).parents[2]
-SAMPLE_DATES = 120  # as many as the sample experiments train and validate on
+SAMPLE_DATES = 120  # that the sample experiments train and validate on
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A Python environment whose commands are run in folders of their own."""
+    """A Python environment whose commands run in given folders."""
 
     prefix: Path
     variables: dict[str, str] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Environment:
         )
 
     def check(self, *command: str | Path, cwd: Path, **variables: str) -> str:
-        """Output of a command that has to succeed."""
+        """Run a command that must succeed; return its output."""
         done = self.run(*command, cwd=cwd, **variables)
         assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-6000:]}"
         return done.stdout
@@ -50,13 +50,13 @@ class Environment:
 
 @pytest.fixture(scope="session")
 def here() -> Environment:
-    """The environment that runs the tests."""
+    """Return the environment that runs the tests."""
     return Environment(Path(sys.prefix))
 
 
 @pytest.fixture(scope="session")
 def sample(here: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tiny sample datasets, hrrr.zarr and gfs.zarr."""
+    """Build the tiny sample datasets, hrrr.zarr and gfs.zarr; return their folder."""
     folder = tmp_path_factory.mktemp("data") / "sample"
     here.check("anemoi-house", "sample", folder, "--dates", str(SAMPLE_DATES), cwd=folder.parent)
     return folder
@@ -64,7 +64,7 @@ def sample(here: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Environment]:
-    """Function that makes an environment with the given requirements, at the tested versions."""
+    """Return a function that makes an environment with given requirements, at the tested versions."""
     pytest.importorskip("uv", reason="new environments are made with uv: pip install uv")
 
     def make(*requirements: str, **variables: str) -> Environment:
@@ -81,7 +81,7 @@ def new_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., E
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built as for a release."""
+    """Build the wheel as for a release."""
     pytest.importorskip("uv", reason="the wheel is built with uv: pip install uv")
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "-o", folder, ROOT], check=True)
@@ -91,11 +91,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(new_environment: Callable[..., Environment], wheel: Path, sample: Path) -> Environment:
-    """An environment with the wheel, and the sample data where the user says they are."""
+    """Return an environment with the wheel, and HOUSE_SAMPLE set."""
     return new_environment(str(wheel), HOUSE_SAMPLE=str(sample))
 
 
 @pytest.fixture(scope="session")
 def without_house(new_environment: Callable[..., Environment]) -> Environment:
-    """An environment with anemoi-inference and what it reads the samples with, and nothing of ours."""
+    """Return an environment with anemoi-inference and anemoi-datasets, without our package."""
     return new_environment("anemoi-inference", "anemoi-models", "anemoi-datasets")

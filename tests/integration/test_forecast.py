@@ -1,4 +1,4 @@
-"""`anemoi-house forecast` on a trained run, beside the stock command and what `anemoi-house skill` finds."""
+"""`anemoi-house forecast` on a trained run, against the stock command and `anemoi-house skill`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VARIABLES = {"gh_500", "t_850", "u_850", "v_850", "t2m", "sh2", "u10", "v10", "s
 
 @pytest.fixture(scope="module")
 def folder(here, sample, tmp_path_factory) -> Path:
-    """Where a model was trained for a few steps; the validation dates are those of one day."""
+    """Train a model for a few steps, with the validation dates of one day."""
     folder = tmp_path_factory.mktemp("forecasts")
     (folder / "sample").symlink_to(sample)
     short = ["training.max_steps=4", "dataloader.validation.datasets.data.end=2020-01-26"]
@@ -79,7 +79,7 @@ def test_errors_6_h_ahead_are_those_of_skill(folder, made):
         assert (inside, outside) == pytest.approx((table[variable, "lam"], table[variable, "outside"]), rel=1e-3)
 
 
-def test_it_goes_on_after_an_interrupt(here, folder, made):
+def test_it_continues_after_an_interrupt(here, folder, made):
     before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     many = asked("2020-01-10/2020-01-20/6h", *DATES, lead_time="12h")
     with subprocess.Popen(
@@ -92,9 +92,9 @@ def test_it_goes_on_after_an_interrupt(here, folder, made):
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in told
-    assert f"{made}: 2 of 43 forecasts are there already" in told
+    assert f"{made}: 2 of 43 forecasts exist and are kept" in told
     found = forecasts_of(made)
-    assert f"stopped; {len(found)} of 43 forecasts are in {made}. The same command goes on." in told
+    assert f"interrupted with {len(found)} of 43 forecasts in {made}. Run the same command to continue." in told
     assert 4 <= len(found) < 43
     assert all(forecast.leads_h == (0, 6, 12) for forecast in found)
     assert not [path for path in made.iterdir() if path.name.startswith(".")]
@@ -114,12 +114,12 @@ def test_everything_that_the_model_predicts(folder, made, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample", "--dates", "2020-01-26T06", "--lead-time", "6h"], "sample: no inference-last.ckpt lies below it"),
-        (asked("2020-01-26T06", lead_time="7h"), "--lead-time: 7h is no multiple of the model's step, 6h"),
-        (asked("2020-01-01T00"), "--dates: 2020-01-01T00 cannot be started from"),
+        (["sample", "--dates", "2020-01-26T06", "--lead-time", "6h"], "sample: contains no inference-last.ckpt"),
+        (asked("2020-01-26T06", lead_time="7h"), "--lead-time: 7h is not a multiple of the model's step, 6h"),
+        (asked("2020-01-01T00"), "--dates: 2020-01-01T00 cannot be an initial date"),
         (asked("2021-01-01T00"), "--dates: 2021-01-01T00 is not in the data"),
-        ([*asked("2020-01-26T06"), "--device", "tpu"], "--device: 'tpu' is no device of torch"),
-        ([*asked("2020-01-26T06"), "-o", "sample/hrrr.zarr/.zgroup"], "/sample/hrrr.zarr/.zgroup: cannot be written"),
+        ([*asked("2020-01-26T06"), "--device", "tpu"], "--device: 'tpu' is not a torch device"),
+        ([*asked("2020-01-26T06"), "-o", "sample/hrrr.zarr/.zgroup"], "/sample/hrrr.zarr/.zgroup: is not writable"),
     ],
 )
 def test_mistakes_end_with_one_message(arguments, message, folder, monkeypatch, capsys):

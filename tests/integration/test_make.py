@@ -1,4 +1,4 @@
-"""The README's make targets, as a user runs them, on the environment of the tests."""
+"""The README's make targets, as a user runs them, in the environment of the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tracking.mlflow_server import find_runs, read_run
 
 ROOT = Path(__file__).parents[2]
 
-# What the original training notes print, and what is known of the published grids: facts, not our output.
+# From the original training notes and the published grids; not our output.
 PUBLISHED = {
     "mmgt": {
         "data_nodes": 138_832,
@@ -82,13 +82,13 @@ def test_compare_shows_the_four_experiments_on_one_page(folder):
     assert [run["experiment"] for run in found["runs"]] == names
     assert [variable["name"] for variable in found["variables"]] == ["gh_500", "t_850", "u_850", "v_850"]
     assert (len(found["dates"]), found["leads_h"], found["faults"], found["notes"]) == (6, [*range(0, 49, 6)], [], [])
-    # So few steps end before the first validation: there are forecasts and graphs, and neither losses nor metrics.
+    # So few steps end before the first validation: there are forecasts and graphs, but no losses or metrics.
     assert all("ended before it was validated" in text for run in found["runs"] for text in run["lacks"])
     assert [run["coverage"]["isolated"]["all"] for run in found["runs"]] == [460, 228, 228, 0]
     assert [run["lam_shape"] for run in found["runs"]] == [[26, 44], [26, 44], [22, 40], [22, 40]]
     assert found["places"]["trimmed_nodes"] == 26 * 44 - 22 * 40
     for run in found["runs"]:
-        # An untrained model is no forecaster, but every score is there.
+        # The untrained model is poor, but every score exists.
         assert None not in [
             score for scores in run["scores"].values() for leads in scores["jump"][1:] for score in leads
         ]

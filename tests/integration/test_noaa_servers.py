@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import sys
 import threading
 import time
@@ -87,18 +88,18 @@ def test_connections_are_kept(server: Server) -> None:
     connection.request("GET", f"/{KEY}")
     connection.getresponse().read()
     first = connection.sock
-    start = time.monotonic()
     for _ in range(20):
         connection.request("GET", f"/{KEY}", headers={"Range": "bytes=5-9"})
         assert connection.getresponse().read() == CONTENT[5:10]
         assert connection.sock is first
-    assert time.monotonic() - start < 0.4  # 20 delayed acknowledgements are 0.8 s
+    (kept,) = server.connections
+    assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)  # no answer waits for an acknowledgement
     connection.close()
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 403, 404])
 def test_statuses_so_often(server: Server, status: int) -> None:
-    server.inject(Fault(r"b\.grib2$", status, times=2, retry_after_s=3))
+    server.inject(Fault(r"b\.grib2$", status, times=2, headers={"Retry-After": "3"}))
     answers = [get(server, "0-9") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [status, status, 206]
     assert [answer.headers.get("Retry-After") for answer in answers] == ["3", "3", None]
@@ -190,20 +191,19 @@ def test_end_closes_what_is_open(folder: Path) -> None:
         except requests.exceptions.ConnectionError as error:
             ends.append(str(error))
 
-    start = time.monotonic()
     with http_server(folder) as server:
         server.inject(Fault("b.grib2", "timeout"))
         hanging = threading.Thread(target=hang)
         hanging.start()
         session = requests.Session()
         session.get(f"{server.url}/closed/c", timeout=10)
-        time.sleep(0.1)  # the hanging request has arrived
+        while not server.count(fault="timeout"):
+            time.sleep(0.01)
     hanging.join()
     assert len(ends) == 1
     assert "without response" in ends[0]
     with pytest.raises(requests.exceptions.ConnectionError):
         session.get(f"{server.url}/closed/c", timeout=10)
-    assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize("arguments", [{}, {"folder": Path(), "upstream": "http://127.0.0.1:1"}])

@@ -116,13 +116,13 @@ def test_same_arguments_are_kept_without_a_build(
 ) -> None:
     monkeypatch.setattr(build, "_create", pytest.fail)
     assert main(["sample", str(sample), "--dates", str(DATES)]) == 0
-    told = capsys.readouterr()
-    assert told.out.split() == [str(sample / "hrrr.zarr"), str(sample / "gfs.zarr")]
-    assert told.err.count("kept") == 2
+    output = capsys.readouterr()
+    assert output.out.split() == [str(sample / "hrrr.zarr"), str(sample / "gfs.zarr")]
+    assert output.err.count("kept") == 2
 
 
 def test_same_arguments_same_bytes(sample: Path, tmp_path: Path) -> None:
-    """Also the way over other datasets: `--overwrite` replaces them whole."""
+    """Also with `--overwrite`, which replaces other datasets completely."""
     for name in build.PARTS.values():
         (tmp_path / name).mkdir()
         (tmp_path / name / "stale").touch()
@@ -136,34 +136,34 @@ def test_same_arguments_same_bytes(sample: Path, tmp_path: Path) -> None:
         assert differing <= {"uuid", "latest_write_timestamp", "provenance_load", "total_size"}
 
 
-def test_other_datasets_in_the_way(sample: Path, capsys: pytest.CaptureFixture) -> None:
+def test_other_datasets_are_kept(sample: Path, capsys: pytest.CaptureFixture) -> None:
     before = files(sample)
     assert main(["sample", str(sample), "--dates", str(DATES + 1)]) == 1
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     for part in (str(sample / "hrrr.zarr"), "8 dates", "9 dates", "--overwrite"):
-        assert part in told
-    assert "Traceback" not in told
+        assert part in output
+    assert "Traceback" not in output
     assert files(sample) == before
 
 
-def test_a_foreign_folder_in_the_way(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_kept(tmp_path: Path) -> None:
     (tmp_path / "gfs.zarr").mkdir()
-    with pytest.raises(HouseError, match=r"gfs\.zarr: in the way.*--overwrite"):
+    with pytest.raises(HouseError, match=r"gfs\.zarr already holds something else.*--overwrite"):
         build.build_sample(tmp_path, "tiny", DATES, overwrite=False)
 
 
 def refused(*arguments: str, capsys: pytest.CaptureFixture) -> str:
     assert main(["sample", *arguments]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "Traceback" not in told.err
-    return told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return output.err
 
 
 @pytest.mark.parametrize("dates", ["3", "0", "-5"])
 def test_too_few_dates(tmp_path: Path, dates: str, capsys: pytest.CaptureFixture) -> None:
-    told = refused(str(tmp_path / "x"), f"--dates={dates}", capsys=capsys)
-    assert f"--dates {dates}" in told
+    output = refused(str(tmp_path / "x"), f"--dates={dates}", capsys=capsys)
+    assert f"--dates {dates}" in output
     assert not (tmp_path / "x").exists()
 
 
@@ -176,19 +176,19 @@ def test_unknown_grid(tmp_path: Path) -> None:
 def test_directory_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "x").write_text("mine")
     assert "is a file" in refused(str(tmp_path / "x"), capsys=capsys)
-    assert "cannot be written to" in refused(str(tmp_path / "x" / "y"), capsys=capsys)
+    assert "is not writable" in refused(str(tmp_path / "x" / "y"), capsys=capsys)
     assert (tmp_path / "x").read_text() == "mine"
 
 
 def test_directory_is_not_writable(capsys: pytest.CaptureFixture) -> None:
-    assert "/proc/x: cannot be written to" in refused("/proc/x", capsys=capsys)
+    assert "/proc/x is not writable" in refused("/proc/x", capsys=capsys)
 
 
 def test_disk_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     usage = namedtuple("usage", "total used free")(10**12, 0, 10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    told = refused(str(tmp_path / "x" / "y"), "--grid", "published", "--dates", "100", capsys=capsys)
-    assert "need up to 5.2 GB, free are 1.0 GB" in told
+    output = refused(str(tmp_path / "x" / "y"), "--grid", "published", "--dates", "100", capsys=capsys)
+    assert "need up to 5.2 GB, but 1.0 GB are free" in output
     assert not (tmp_path / "x").exists()
 
 
@@ -200,20 +200,20 @@ OTHER = "print('looking'); raise SystemExit('💣 something else')"
 def test_failure_in_mid_build_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, code: str, message: str
 ) -> None:
-    """One dataset fails while the other would go on for minutes."""
+    """One dataset fails while the other would continue for minutes."""
 
     def command(_: Path, target: Path) -> list[str]:
         wait = f"import os, time; os.mkdir({str(target)!r}); time.sleep(300)"
         return [sys.executable, "-c", code if target.name == "gfs.zarr" else wait]
 
     monkeypatch.setattr(build, "_command", command)
-    told = refused(str(tmp_path / "x"), "--dates", "4", capsys=capsys)
-    assert message in told
-    assert "nothing was kept" in told
+    output = refused(str(tmp_path / "x"), "--dates", "4", capsys=capsys)
+    assert message in output
+    assert "nothing was kept" in output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_rebuild_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rebuild_keeps_existing_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hrrr.zarr").mkdir()
     (tmp_path / "hrrr.zarr" / "mine").touch()
     monkeypatch.setattr(build, "_command", lambda *_: [sys.executable, "-c", FULL])

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote
 
+from faults.server import HOST, Answer, Incoming
+
 from tracking.certificates import make_certificates
-from tracking.front import Answer, Front, Incoming
-from tracking.mlflow_server import HOST, MlflowServer
+from tracking.front import Front
+from tracking.mlflow_server import MlflowServer
 
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 CLIENT_ID = "11111111-1111-1111-1111-111111111111"

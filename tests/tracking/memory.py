@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anemoi_house.tracking.servers.base import Limits, MetricPoint, RemoteRun, Server
 from anemoi_house.tracking.servers.failures import ExistsError, GoneError, RefusedError, UnavailableError
-from anemoi_house.tracking.servers.mlflow import Limits, RemoteRun, Row, Server
 from anemoi_house.tracking.spool import Spool
 
 T0 = 1_700_000_000_000
@@ -34,7 +34,7 @@ class StoredRun:
     end_time: int | None = None
     deleted: bool = False
     params: dict[str, str] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[MetricPoint] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -72,7 +72,7 @@ class MemoryServer(Server):
         fault: Callable[[str, bool], None] = lambda name, done: None,
         refuses: Callable[[str], bool] = lambda key: False,
     ) -> None:
-        super().__init__("http://memory")
+        super().__init__("http://memory", "http://memory")
         self.memory, self.fault, self.refuses = memory, fault, refuses
         self.overwrites = overwrites
         self.calls: Counter[str] = Counter()
@@ -137,13 +137,13 @@ class MemoryServer(Server):
 
         self._call("set_status", work)
 
-    def log_metrics(self, run_id: str, rows: Sequence[Row]) -> None:
+    def log_metrics(self, run_id: str, rows: Sequence[MetricPoint]) -> None:
         def work() -> None:
             run = self._stored(run_id)
             assert 0 < len(rows) <= self.limits.metrics
             if any(self.refuses(row[0]) for row in rows):
                 raise RefusedError("not to my liking")
-            run.rows += [(key, _kept(value), at, step) for key, value, at, step in rows]
+            run.rows += [row._replace(value=_kept(row.value)) for row in rows]
 
         self._call("log_metrics", work)
 
@@ -178,7 +178,7 @@ class MemoryServer(Server):
 
         return self._call("newest", work)
 
-    def history(self, run_id: str, key: str) -> list[Row]:
+    def history(self, run_id: str, key: str) -> list[MetricPoint]:
         return self._call("history", lambda: [row for row in self.memory.runs[run_id].rows if row[0] == key])
 
     def upload(self, run_id: str, local: Path, name: str) -> None:

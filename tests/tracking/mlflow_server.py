@@ -12,24 +12,22 @@ import importlib
 import json
 import math
 import os
-import random
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-import weakref
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypedDict
 from urllib.parse import urlsplit
 
-HOST = "127.0.0.1"
+from faults.server import HOST, reserve_port
+
 TESTS = Path(__file__).parents[1]
 
 # Whatever proxy the environment names, the servers are on this machine.
@@ -43,26 +41,6 @@ _SETTINGS = {
     "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
     "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
 }
-
-
-def reserve_port(owner: object) -> int:
-    """A port for a server, kept from all others as long as the owner lives, also while the server is down.
-
-    It is none of those that the kernel gives to clients: one that looks for the absent server could be given its port,
-    and be connected to itself.
-    """
-    for port in random.sample(range(20000, 32000), 1000):
-        held = socket.socket()
-        try:
-            held.bind((HOST, port))
-        except OSError:
-            held.close()
-            continue
-        # From now on a server may listen, as servers set this too; the search above, which does not, passes on.
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        weakref.finalize(owner, held.close)
-        return port
-    raise RuntimeError("No free port between 20000 and 32000.")
 
 
 class MlflowServer:

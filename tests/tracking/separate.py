@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tracking.azure import AzureFront
-from tracking.front import Fault, Front
+from tracking.front import Front
 from tracking.mlflow_server import TESTS, MlflowServer
 
 _CALLS = ("fail", "silence", "heal", "start", "stop", "count", "forget")
@@ -84,8 +84,7 @@ def main() -> None:
             name, values, named = json.loads(line)
             if name not in _CALLS:
                 raise ValueError(f"A front is not told to {name!r} from another process.")
-            result = getattr(front, name)(*values, **named)
-            print(json.dumps(None if isinstance(result, Fault) else result), flush=True)
+            print(json.dumps(getattr(front, name)(*values, **named)), flush=True)
 
 
 if __name__ == "__main__":

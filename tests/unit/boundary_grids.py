@@ -1,4 +1,4 @@
-"""Nested grids and fields of the tests of `anemoi_house.boundary`."""
+"""Nested grids and fields for the tests of `anemoi_house.boundary`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Nested:
 
     @cached_property
     def band(self) -> Band:
-        return Band.along_edge(self.points, self.in_lam, self.areas)
+        return Band.along_border(self.points, self.in_lam, self.areas)
 
     @cached_property
     def signed_km(self) -> np.ndarray:
@@ -44,7 +44,7 @@ class Nested:
         return np.random.default_rng(seed).normal(size=(number, len(self.points)))
 
     def waves(self, cells: float, number: int, seed: int = 0, towards: float | None = None) -> np.ndarray:
-        """Sums of four plane waves, of variance one: of all directions, or about `towards` (radians from east)."""
+        """Return sums of four plane waves, of variance one, in all directions or near `towards` (radians from east)."""
         rng = np.random.default_rng(seed)
         middle = self.points[self.in_lam].mean(axis=0)
         middle /= np.linalg.norm(middle)
@@ -59,7 +59,7 @@ class Nested:
 
 
 def nested(lam: LambertGrid, spacing: float, turn: np.ndarray | None = None, near: bool = False) -> Nested:
-    """Cutout of a LAM, turned on the sphere by a matrix, from a global grid, or from its part near the LAM."""
+    """Return a LAM, rotated by a matrix, in a global grid or in its part near the LAM."""
     local = to_cartesian(*lam.latlon())
     globe = to_cartesian(*global_grid(spacing))
     turn = np.eye(3) if turn is None else turn
@@ -74,7 +74,7 @@ def nested(lam: LambertGrid, spacing: float, turn: np.ndarray | None = None, nea
 
 
 def turn_to(latitude: float, longitude: float) -> np.ndarray:
-    """Rotation that carries the middle of the HRRR grid to a place."""
+    """Return the rotation that moves the centre of the HRRR grid to a point."""
     here, there = (to_cartesian([lat], [lon])[0] for lat, lon in ((38.5, 262.5), (latitude, longitude)))
     axis = np.cross(here, there)
     sine, cosine = np.linalg.norm(axis), here @ there

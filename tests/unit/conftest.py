@@ -18,7 +18,7 @@ from anemoi_house.shipped import config_folder
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither paths that a developer has exported nor a SLURM job's variables reach a test."""
+    """Hide the developer's exported paths and a SLURM job's variables from the tests."""
     for name in os.environ:
         if name.startswith(("HOUSE_", "SLURM_")):
             monkeypatch.delenv(name)
@@ -26,7 +26,7 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def registered() -> None:
-    """Our resolvers and schemas, as the plugin registers them in a training."""
+    """Register our resolvers and schemas, as the plugin does in a training."""
     import anemoi.training.schemas.base_schema  # noqa: F401
 
     resolvers.register()
@@ -35,9 +35,9 @@ def registered() -> None:
 
 @pytest.fixture(scope="session")
 def _tiny_nodes() -> HeteroData:
-    from benchmarks.grids import nodes
+    from anemoi_house.sample.grids import GRIDS, nodes
 
-    return nodes("tiny")
+    return nodes(GRIDS["tiny"])
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def tiny_nodes(_tiny_nodes: HeteroData) -> HeteroData:
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """LAM and global dataset that fit each other."""
+    """Write a LAM and a global dataset that fit each other."""
     folder = tmp_path_factory.mktemp("stores")
     return write_store(folder / "hrrr.zarr", *lam_grid()), write_store(folder / "gfs.zarr", *globe_grid())
 
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with two small datasets that have the variables which our configs name."""
+    """Write two small datasets with the variables that our configs name; return their folder."""
     folder = tmp_path_factory.mktemp("sample")
     used = OmegaConf.load(config_folder() / "data" / "house_gfs_hrrr.yaml").datasets.data
     variables = ("gh_500", "t_850", *used.forcing, *used.diagnostic)
@@ -66,7 +66,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hydra_cleared() -> Iterator[None]:
-    """Hydra as if nothing had been composed, before and after."""
+    """Clear Hydra's global state before and after a test."""
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from anemoi_house.errors import HouseError
-from anemoi_house.tracking.servers import azure
-from anemoi_house.tracking.servers.azure import IDENTITIES, SignIn, check_settings
+from anemoi_house.tracking.servers import azure_sign_in
+from anemoi_house.tracking.servers.azure import check_settings
+from anemoi_house.tracking.servers.azure_sign_in import IDENTITIES, SignIn
 from anemoi_house.tracking.servers.failures import UnavailableError
 
 WORKSPACE = {
@@ -28,7 +29,7 @@ JOB = {"MLFLOW_TRACKING_URI": FULL, "MLFLOW_TRACKING_TOKEN": "x", "MLFLOW_RUN_ID
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Not on a machine of Azure, and without its command line."""
-    monkeypatch.setattr(azure, "_CHASSIS", tmp_path / "none")
+    monkeypatch.setattr(azure_sign_in, "_CHASSIS", tmp_path / "none")
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
@@ -53,10 +54,10 @@ def test_the_workspace_is_found_in_the_config_or_in_variables() -> None:
         ("http://x", {}, PRINCIPAL, ["http://x", "house_mlflow"]),
         ("azureml://host/mlflow", {}, PRINCIPAL, ["names no workspace"]),
         ("azureml://me:hunter2hunter2@host/x", {}, PRINCIPAL, ["MLFLOW_TRACKING_PASSWORD"]),
-        (None, {}, WORKSPACE, ["nothing to sign in with", "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"]),
-        (None, {"identity": "cli"}, WORKSPACE, ["no command az"]),
-        (None, {"identity": "service_principal"}, WORKSPACE | {"AZURE_CLIENT_ID": "c"}, ["AZURE_TENANT_ID, AZURE_CL"]),
-        (None, {}, WORKSPACE | {"AZURE_CLIENT_SECRET": ""}, ["nothing to sign in with"]),
+        (None, {}, WORKSPACE, ["no credentials found", "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"]),
+        (None, {"identity": "cli"}, WORKSPACE, ["the command az is not found"]),
+        (None, {"identity": "service_principal"}, WORKSPACE | {"AZURE_CLIENT_ID": "c"}, ["set AZURE_TENANT_ID and A"]),
+        (None, {}, WORKSPACE | {"AZURE_CLIENT_SECRET": ""}, ["no credentials found"]),
     ],
 )
 def test_what_is_missing_is_named(
@@ -73,9 +74,9 @@ def test_what_is_missing_is_named(
 @pytest.mark.parametrize("missing", list(PRINCIPAL))
 def test_half_of_the_variables_is_told_of(missing: str) -> None:
     half = {name: value for name, value in PRINCIPAL.items() if name != missing}
-    with pytest.raises(HouseError, match=rf"are set, and not {missing};"):
+    with pytest.raises(HouseError, match=rf"are set, but not {missing}\."):
         check_settings(None, {}, WORKSPACE | half)
-    with pytest.raises(HouseError, match=r"is set, and not"):
+    with pytest.raises(HouseError, match=r"is set, but not"):
         check_settings(None, {}, WORKSPACE | {missing: "x"})
 
 
@@ -110,7 +111,7 @@ def test_a_missing_package_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    with pytest.raises(HouseError, match=r"azureml-mlflow is not installed: pip install 'anemoi-house\[azure\]'"):
+    with pytest.raises(HouseError, match=r"azureml-mlflow is not installed\. Run: pip install 'anemoi-house\[azure\]'"):
         check_settings(None, {}, WORKSPACE | PRINCIPAL)
 
 
@@ -156,5 +157,5 @@ def test_why_nobody_could_sign_in(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("azure.identity")
     for name in (*PRINCIPAL, "IDENTITY_ENDPOINT", "MSI_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UnavailableError, match="no sign-in to Azure: AzureCliCredential: Azure CLI not found"):
+    with pytest.raises(UnavailableError, match="cannot sign in to Azure: AzureCliCredential: Azure CLI not found"):
         SignIn("cli", "login.microsoftonline.com").get_token("scope")

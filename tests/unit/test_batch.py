@@ -1,4 +1,4 @@
-"""Job scripts: what they ask SLURM for and run, and the mistakes that are found before one is printed."""
+"""Job scripts: what they request from SLURM and run, and mistakes found before a script is printed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def directives(script: str) -> dict[str, str | None]:
 
 
 def overrides(script: str) -> list[str]:
-    """The overrides, as bash reads them."""
+    """Return the overrides as bash reads them."""
     (text,) = re.findall(r"^overrides=\(.*?^\)$", script, re.MULTILINE | re.DOTALL)
     done = subprocess.run(
         ["bash", "-c", f'{text}\nprintf "%s\\0" "${{overrides[@]}}"'], capture_output=True, text=True, check=True
@@ -91,15 +91,15 @@ def test_the_environment_file_is_named_and_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"config_name": "tnbdd"}, "there is no config 'tnbdd'"),
+        ({"config_name": "tnbdd"}, "there is no config 'tnbdd' .* Did you mean 'tnbd'[?]"),
         ({"overrides": ["training.max_step=5"]}, "training.max_step|max_step"),
         ({"account": None}, "--account is not set"),
-        ({"env": Path("/nowhere/azure.sh")}, "--env /nowhere/azure.sh: there is no such file"),
+        ({"env": Path("/nowhere/azure.sh")}, "--env /nowhere/azure.sh: does not exist"),
         ({"time": "12 hours"}, "--time 12 hours"),
-        ({"time": "10"}, "--time 10: is no more than the 600 s"),
+        ({"time": "10"}, "--time 10: is too short, since the training begins to stop 600 s"),
         ({"nodes": 0}, "--nodes 0"),
         ({"gpus_per_node": "four"}, "--gpus-per-node four"),
-        ({"tasks_per_node": 4}, "--ntasks-per-node: goes without --gpus-per-node"),
+        ({"tasks_per_node": 4}, "--ntasks-per-node: cannot be combined with --gpus-per-node"),
         ({"gpus_per_model": 3}, "--gpus-per-model 3: does not divide the 32 ranks"),
         ({"signal_before": 70000}, "--signal-before 70000"),
         ({"seed": -1}, "--seed -1"),
@@ -134,4 +134,4 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "training.max_steps=9" in overrides(out)
     assert main(["sbatch", *asked[:-2], "--account", "a b"]) == 1
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "anemoi-house: --account 'a b': is no name that SLURM takes\n")
+    assert (out, err) == ("", "anemoi-house: --account 'a b': is not a name that SLURM accepts\n")

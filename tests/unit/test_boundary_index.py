@@ -1,8 +1,7 @@
-"""The artifact index on constructed fields: nothing there, and something of known size."""
+"""The artifact index of constructed fields: without an artifact, and with one of known size."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import cache
 
 import numpy as np
@@ -10,14 +9,14 @@ import pytest
 from boundary_grids import NAMES, Nested, grid, nested, turn_to
 
 from anemoi_house.boundary.band import Band
-from anemoi_house.boundary.index import ArtifactIndex, Excess, artifact_index, compare, signed_root
+from anemoi_house.boundary.index import ArtifactIndex, artifact_index, signed_root
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import EARTH_RADIUS_KM, HRRR_3KM, LambertGrid, global_grid, to_cartesian
 
 DATES = 24
 
 RIPPLE = np.sqrt(0.5 - 3 / (4 * np.pi**2))
-"""Root mean square of two periods of a sine about the straight line that fits them best."""
+"""Root mean square of two periods of a sine about their best-fit line."""
 
 
 def outside(of: Nested) -> np.ndarray:
@@ -25,12 +24,12 @@ def outside(of: Nested) -> np.ndarray:
 
 
 def kink(of: Nested) -> np.ndarray:
-    """Slope that changes by one per 100 km at the edge."""
+    """Return a field whose slope changes by one per 100 km at the border."""
     return np.maximum(of.signed_km, 0) / 100
 
 
 def ripple(of: Nested, inside: bool) -> np.ndarray:
-    """Waves of one cell and amplitude one across the edge, two cells deep, on one side of it."""
+    """Return waves across the border, of one cell and amplitude one, two cells deep on one side."""
     cells = of.signed_km / of.band.cell_km
     return np.sin(2 * np.pi * cells) * ((cells < 0) & (cells > -2) if inside else (cells > 0) & (cells < 2))
 
@@ -52,7 +51,7 @@ def without_artifact(of: Nested) -> dict[str, np.ndarray]:
     }
 
 
-# Nothing there
+# Without an artifact
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +62,7 @@ def test_there_is_nothing_where_nothing_is(name: str) -> None:
         index = artifact_index(of.band, field)
         for each in (index.jump, index.kink, index.ripple):
             mean = each.mean()
-            # Without its background, the excess would be the whole of it.
+            # Without subtracting the background, the excess would be all of it.
             assert abs(mean.squared) < 0.45 * mean.background**2
             assert abs(mean.squared) < 3 * mean.margin
             alarms.append(each.beyond_noise.mean())
@@ -72,7 +71,7 @@ def test_there_is_nothing_where_nothing_is(name: str) -> None:
 
 
 def test_where_the_rows_of_the_outer_grid_lie_makes_no_difference() -> None:
-    """Without the ratios of the band, the excess of such waves is a quarter of the background here, and a tenth."""
+    """Without the band's ratios, the excess would be a quarter of the background (jump) or a tenth (ripple)."""
     of = grid("tiny")
     mean = artifact_index(of.band, of.waves(10, 400)).mean()
     assert abs(mean.jump.squared) < 0.12 * mean.jump.background**2
@@ -91,7 +90,7 @@ def test_constants_and_gradients_have_no_artifact(name: str) -> None:
     assert abs(gradient.kink.index) < 0.06
 
 
-# Something of known size
+# With an artifact of known size
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,9 +105,7 @@ def test_a_planted_artifact_has_its_size_and_no_other(name: str) -> None:
 
     bend = artifact_index(of.band, 3 * kink(of))
     assert bend.kink.value == pytest.approx(3, rel=0.1)
-    assert (
-        abs(bend.jump.value) < 0.08 * 3 * of.band.cell_km / 100
-    )  # distances to the nodes of an edge, and to its corners
+    assert abs(bend.jump.value) < 0.08 * 3 * of.band.cell_km / 100  # distances are to border nodes and corners
     assert abs(bend.ripple_inside.value) < 1e-6
 
     for inside in (True, False):
@@ -131,7 +128,7 @@ def test_planted_jumps_come_out_in_proportion_and_in_order(name: str, what: str)
     assert (np.diff([each.value for each in found], axis=0) > 0).all()  # on every single date
     assert found[1].beyond_noise.mean() > 0.9
     assert all(each.mean().beyond_noise for each in found)
-    # What is planted is not in what it is compared with.
+    # The planted artifact does not enter the scale.
     np.testing.assert_allclose([each.mean().index for each in found] / found[0].mean().index, [1, 2, 4, 8], rtol=0.15)
     np.testing.assert_allclose(found[3].scale, found[0].scale, rtol=1e-6)
 
@@ -156,14 +153,14 @@ def test_the_jump_is_that_of_the_edge_and_outside_minus_inside() -> None:
     south = of.band.latlon[0] < 30
     np.testing.assert_allclose(index.jumps[north], 2)
     np.testing.assert_allclose(index.jumps[south], -1)
-    # A step elsewhere is background, and no artifact.
+    # A step elsewhere is background, not an artifact.
     deep = artifact_index(of.band, np.where(of.signed_km < -2 * of.band.cell_km, 1.0, 0.0))
     assert deep.jump.value == -np.sqrt(-deep.jump.squared) < 0
     assert deep.jump.background > 0.3
 
 
 def test_a_spot_of_noise_at_the_rim_is_an_artifact() -> None:
-    """As of an isolated node: it is wrong alone, on the rim."""
+    """As from an isolated node, which has an error of its own on the rim."""
     of = grid("medium")
     rim = (of.signed_km > 0) & (of.signed_km < of.band.cell_km)
     index = artifact_index(of.band, 0.2 * of.noise(DATES) + 3 * rim * of.noise(DATES, seed=1))
@@ -172,17 +169,17 @@ def test_a_spot_of_noise_at_the_rim_is_an_artifact() -> None:
     assert not index.ripple_inside.mean().beyond_noise
 
 
-# Against another way to get there
+# Against another method
 
 
 def test_a_jump_is_the_difference_of_two_planes_and_their_curvature() -> None:
-    """At one site, from boxes that are found anew, by least squares on a plane that has the site as its origin."""
+    """At one site: boxes found independently, least squares on a plane with its origin at the site."""
     of = grid("tiny")
     band, field = of.band, of.waves(6, 1)[0]
     jumps = artifact_index(band, field).jumps
     site = band.sites[np.argmax(band.latlon[0])]  # northernmost, where across is almost north
-    edge = of.points[np.abs(of.signed_km) < 1e-6]
-    near = edge[edge @ site > np.cos(1.5 * band.cell_km / EARTH_RADIUS_KM)]
+    border = of.points[np.abs(of.signed_km) < 1e-6]
+    near = border[border @ site > np.cos(1.5 * band.cell_km / EARTH_RADIUS_KM)]
     along = near[-1] - near[0]
     along -= (along @ site) * site
     along /= np.linalg.norm(along)
@@ -233,7 +230,7 @@ def test_units_scale() -> None:
         np.testing.assert_allclose(getattr(thousand, name).index, getattr(one, name).index, rtol=1e-6)
 
 
-# Over dates, and between runs
+# Over dates
 
 
 def test_mean_over_dates() -> None:
@@ -243,21 +240,21 @@ def test_mean_over_dates() -> None:
     assert isinstance(mean, ArtifactIndex)
     np.testing.assert_allclose(mean.jump.value, signed_root(index.jump.squared.mean(axis=1)))
     over_dates = index.jump.squared.std(axis=1, ddof=1) / np.sqrt(10) * 2.262
-    along_edge = index.jump.stretches.mean(axis=1).std(axis=-1, ddof=1) / np.sqrt(5) * 2.776
-    np.testing.assert_allclose(mean.jump.margin, np.maximum(over_dates, along_edge), rtol=1e-3)
-    assert 0 < (over_dates > along_edge).sum() < 4
+    along_border = index.jump.stretches.mean(axis=1).std(axis=-1, ddof=1) / np.sqrt(5) * 2.776
+    np.testing.assert_allclose(mean.jump.margin, np.maximum(over_dates, along_border), rtol=1e-3)
+    assert 0 < (over_dates > along_border).sum() < 4
     np.testing.assert_allclose(mean.jumps, index.jumps.mean(axis=1))
     np.testing.assert_allclose(index.mean(axis=-1).jumps, mean.jumps)
     assert (mean.jump.low < mean.jump.value).all()
     assert (mean.jump.value < mean.jump.high).all()
-    # One date has no spread: what is known is the spread along the edge.
+    # One date has no spread over dates, only along the border.
     single = artifact_index(of.band, of.noise(1))
     assert single.mean().jump.margin == pytest.approx(single.jump.margin[0])
     assert single.mean().jump.squared == pytest.approx(single.jump.squared[0])
 
 
 def test_what_stays_in_place_is_no_artifact() -> None:
-    """Mountains, as it were: all dates agree, and yet they are where they are by chance."""
+    """Like mountains: all dates agree, but their position along the border is chance."""
     of = grid("finer")
     places, dates = of.waves(6, 60), of.noise(10)
     found = artifact_index(of.band, places[:, None] + 0.05 * dates).mean(axis=1).jump
@@ -265,48 +262,10 @@ def test_what_stays_in_place_is_no_artifact() -> None:
     planted = artifact_index(of.band, places[:, None] + 0.05 * dates + outside(of)).mean(axis=1).jump
     assert planted.beyond_noise.mean() > 0.9
     spread = found.squared / (artifact_index(of.band, places[0] + 0.05 * dates).jump.squared.std() / np.sqrt(10))
-    assert (spread > 3).mean() > 0.1  # the dates alone would raise the alarm
+    assert (spread > 3).mean() > 0.1  # over dates alone, it would count as an artifact
 
 
-def of_dates(excess: Excess, chosen: slice) -> Excess:
-    return Excess(*(getattr(excess, field.name)[chosen] for field in fields(Excess)))
-
-
-def test_comparison_of_runs() -> None:
-    of = grid("tiny")
-    weather = of.waves(8, 20) + 0.3 * of.noise(20)
-    low, high = (artifact_index(of.band, weather + a * outside(of)).jump for a in (1.0, 1.3))
-    same = compare(low, low)
-    assert (same.difference, same.low, same.high, same.number) == (0, 0, 0, 20)
-    assert not same.beyond_noise
-    found = compare(high, low)
-    assert found.difference == pytest.approx(0.3, abs=0.05)
-    assert found.low < found.difference < found.high
-    assert found.beyond_noise
-    assert compare(low, high).high < 0
-    # Dates are paired: another order of one of them widens the interval.
-    apart = compare(of_dates(high, slice(None, None, -1)), low)
-    assert apart.high - apart.low > 1.2 * (found.high - found.low)
-
-    one = compare(of_dates(high, slice(1)), of_dates(low, slice(1)))
-    assert one.number == 1
-    assert np.isnan([one.low, one.high]).all()
-    assert not one.beyond_noise
-    with pytest.raises(HouseError, match=r"shape \(20,\), the other of \(\).*same dates"):
-        compare(low, low.mean())
-
-
-def test_interval_of_a_comparison_covers() -> None:
-    """Of two runs that are alike but for chance, five in a hundred differ."""
-    rng = np.random.default_rng(3)
-    squares = 2 + rng.normal(size=(2, 15, 400))
-    first, second = (Excess(each, each, each, each, each[..., None]) for each in squares)
-    found = compare(first, second)
-    assert found.difference.shape == (400,)
-    assert 0.02 < found.beyond_noise.mean() < 0.12
-
-
-# Where it cannot be
+# Invalid input
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
@@ -319,37 +278,37 @@ def test_values_that_are_not_finite_are_refused() -> None:
 
 
 def test_another_grid_is_refused() -> None:
-    with pytest.raises(HouseError, match=r"shape \(2, 9\) do not belong to a grid of 5,099 nodes"):
+    with pytest.raises(HouseError, match=r"shape \(2, 9\) do not match a grid of 5,099 nodes"):
         artifact_index(grid("tiny").band, np.zeros((2, 9)))
 
 
 def test_a_limited_area_that_is_too_small_is_refused() -> None:
     small = nested(LambertGrid(12, 12, 120.0, 30.0, 260.0, 38.5, 262.5), 4.0)
     with pytest.raises(HouseError, match=r"445 km \(the spacing of the outer grid\).* at 3 of 9 places.* 2224 km"):
-        Band.along_edge(small.points, small.in_lam, small.areas)
+        Band.along_border(small.points, small.in_lam, small.areas)
 
 
 def test_cells_narrower_than_the_outer_grid_are_refused() -> None:
     of = grid("tiny")
     with pytest.raises(HouseError, match=r"cells of 150 km \(as given\).*another cell_km"):
-        Band.along_edge(of.points, of.in_lam, of.areas, cell_km=150)
+        Band.along_border(of.points, of.in_lam, of.areas, cell_km=150)
 
 
 def test_places_whose_nodes_tell_too_little_are_left_out() -> None:
-    """With cells of two thirds of a row, some boxes hold hardly more than one row: a step there is mostly noise."""
+    """With cells of two thirds of a row, some boxes hold little more than one row: steps there are mostly noise."""
     of = grid("pole")
-    band = Band.along_edge(of.points, of.in_lam, of.areas, cell_km=300)
+    band = Band.along_border(of.points, of.in_lam, of.areas, cell_km=300)
     assert artifact_index(band, of.noise(DATES)).jump.mean().background < 1.2
 
 
 def test_a_grid_without_outside_is_refused() -> None:
     points = to_cartesian(*HRRR_3KM.coarsened(40).latlon())
     inside = np.ones(len(points), dtype=bool)
-    with pytest.raises(HouseError, match="no edge: 1,144 of 1,144 points"):
-        Band.along_edge(points, inside, np.ones(len(points)))
+    with pytest.raises(HouseError, match="no border: it holds 1,144 of 1,144 points"):
+        Band.along_border(points, inside, np.ones(len(points)))
     inside[:5] = False
     with pytest.raises(HouseError, match="5 nodes outside"):
-        Band.along_edge(points, inside, np.ones(len(points)))
+        Band.along_border(points, inside, np.ones(len(points)))
 
 
 def test_places_where_a_side_is_too_narrow_are_left_out() -> None:
@@ -382,8 +341,8 @@ def test_sites_lie_on_the_edge_apart_from_each_other() -> None:
     assert 0.7 < band.used < 1
     apart = np.arccos(np.clip(band.sites @ band.sites.T, -1, 1)) * EARTH_RADIUS_KM
     assert apart[~np.eye(len(apart), dtype=bool)].min() > 0.99 * band.cell_km
-    edge = of.points[np.abs(of.signed_km) < 1e-6]
-    assert (band.sites @ edge.T).max(axis=1) == pytest.approx(1)
+    border = of.points[np.abs(of.signed_km) < 1e-6]
+    assert (band.sites @ border.T).max(axis=1) == pytest.approx(1)
     one, other = band.partners.T
     assert apart[one, other] == pytest.approx(3 * band.cell_km, rel=0.34)
     assert (np.diff(band.blocks) >= 0).all()

@@ -25,7 +25,7 @@ LAM, GLOBAL = "system.input.dataset.lam", "system.input.dataset.global"
 
 
 def config_of(lam: Path | str, globe: Path | str, graph: Path | None = None, **settings: Any) -> DictConfig:
-    """What our configs say of a nested experiment, on a small scale; `settings` by dotted key."""
+    """Return a small version of our nested configs; `settings` by dotted key."""
     attributes = {"edge_length": {"_target_": "anemoi.graphs.edges.attributes.EdgeLength"}}
     encoder = {"_target_": "anemoi_house.graphs.CoveringKNNEdges", "num_nearest_neighbours": 3}
     config = OmegaConf.create(
@@ -74,12 +74,12 @@ def config_of(lam: Path | str, globe: Path | str, graph: Path | None = None, **s
 
 
 def cutout_of(config: DictConfig) -> dict[str, Any]:
-    """The cutout as the resolver hands it to stock training."""
+    """Return the cutout as the resolver gives it to stock training."""
     return OmegaConf.to_container(config.dataloader.dataset, resolve=True)
 
 
 def mistake_in(config: DictConfig) -> str:
-    """First line of what ends a command that resolves this config; below it OmegaConf names the key."""
+    """Return the first line of the error that ends a command with this config; OmegaConf adds the key below."""
     with pytest.raises(ResolverError) as caught:
         OmegaConf.resolve(config)
     assert str(caught.value.code)
@@ -98,7 +98,7 @@ def globe(stores: tuple[Path, Path]) -> Path:
     return stores[1]
 
 
-# What fits
+# Valid cutouts
 
 
 def test_cutout_that_fits_is_that_of_stock(lam: Path, globe: Path) -> None:
@@ -140,12 +140,12 @@ def test_a_lam_without_a_grid_does_without_a_trim(tmp_path: Path, globe: Path) -
 
 
 def test_parts_that_differ_in_the_order_of_the_variables(tmp_path: Path, globe: Path) -> None:
-    """Stock refuses these, with `adjust: all` too; the way out is its own."""
+    """Stock refuses these, even with `adjust: all`; `reorder` is its own solution."""
     lam = write_store(tmp_path / "hrrr.zarr", *lam_grid(), variables=VARIABLES[::-1])
     config = config_of(lam, globe)
     assert mistake_in(config) == (
-        f"the two datasets have the same variables in another order, {lam} and {globe}. Build them alike, or give both "
-        "`reorder: sort` in dataloader.nested."
+        f"the two datasets have the same variables in different order: {lam} and {globe}. Build both in the same "
+        "order, or give both `reorder: sort` in dataloader.nested."
     )
     for part in config.dataloader.nested.cutout:
         part.reorder = "sort"
@@ -153,7 +153,7 @@ def test_parts_that_differ_in_the_order_of_the_variables(tmp_path: Path, globe: 
 
 
 def test_other_keys_of_a_part_reach_stock(tmp_path: Path, lam: Path) -> None:
-    """The way out that the messages name: `drop:`, `start:` and `end:` in dataloader.nested."""
+    """The solutions that the messages name: `drop:`, `start:` and `end:` in dataloader.nested."""
     dates = DATES[0] + np.arange(9) * np.timedelta64(6, "h")
     globe = write_store(tmp_path / "gfs.zarr", *globe_grid(), variables=(*VARIABLES, "lsm"), dates=dates)
     config = config_of(lam, globe)
@@ -189,13 +189,13 @@ def test_zarr_that_is_no_anemoi_dataset(tmp_path: Path, lam: Path, globe: Path, 
     else:
         zarr.open_group(str(path), mode="w").create_dataset("temperature", data=np.zeros(3))
     mistake = mistake_in(config_of(lam, globe, **{key: str(path)}))
-    assert mistake.startswith(f"{key}: {path} is no anemoi dataset that can be opened (")
+    assert mistake.startswith(f"{key}: {path} cannot be opened as an anemoi dataset (")
     assert mistake.endswith(").")
 
 
 def test_name_that_is_neither_a_path_nor_known_to_anemoi(lam: Path, globe: Path) -> None:
     mistake = mistake_in(config_of("hrrr-of-nowhere", globe))
-    assert mistake.startswith(f"{LAM}: hrrr-of-nowhere is no anemoi dataset that can be opened (Cannot find a dataset")
+    assert mistake.startswith(f"{LAM}: hrrr-of-nowhere cannot be opened as an anemoi dataset (Cannot find")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -206,8 +206,8 @@ def test_coordinates_that_are_not_finite(tmp_path: Path, lam: Path, globe: Path,
     longitudes[2, 3:5] = value
     broken = write_store(tmp_path / "broken.zarr", latitudes, longitudes)
     assert mistake_in(config_of(lam, globe, **{key: str(broken)})) == (
-        f"{key}: 2 of the {latitudes.size} points of {broken} have coordinates that are not finite. Build the dataset "
-        "anew from fields with a proper grid."
+        f"{key}: 2 of the {latitudes.size} points of {broken} have coordinates that are not finite. Rebuild the "
+        "dataset from fields with a valid grid."
     )
 
 
@@ -230,8 +230,8 @@ def test_the_same_dataset_twice(stores: tuple[Path, Path], which: int) -> None:
 def test_variable_that_a_dataset_lacks(lam: Path, globe: Path, use: str) -> None:
     config = config_of(lam, globe, **{f"data.datasets.data.{use}": ["orog", "insolation", "accum_tp"]})
     assert mistake_in(config) == (
-        f"{LAM}: {lam} lacks the variable accum_tp, insolation, which data.datasets.data names. Build it with that "
-        "variable, or take the name out of the config."
+        f"{LAM}: {lam} lacks the variable accum_tp, insolation, which data.datasets.data names. Rebuild the "
+        "dataset with it, or remove the name from the config."
     )
 
 
@@ -243,8 +243,8 @@ def test_variable_that_one_dataset_lacks(tmp_path: Path, lam: Path) -> None:
 def test_parts_that_differ_in_variables(tmp_path: Path, lam: Path) -> None:
     globe = write_store(tmp_path / "gfs.zarr", *globe_grid(), variables=("gh_500", "orog", "q_850", "w_500"))
     assert mistake_in(config_of(lam, globe)) == (
-        f"the two datasets differ in variables: q_850, t_850, w_500 stands in one of {lam} (3 variables) and {globe} "
-        "(4) alone. Build them alike, or give the richer one a `drop:` in dataloader.nested."
+        f"the two datasets differ in variables: only one of {lam} (3 variables) and {globe} (4) has q_850, t_850, "
+        "w_500. Build both with the same variables, or give the one with more a `drop:` in dataloader.nested."
     )
 
 
@@ -252,8 +252,8 @@ def test_parts_that_differ_in_dates(tmp_path: Path, lam: Path) -> None:
     globe = write_store(tmp_path / "gfs.zarr", *globe_grid(), dates=DATES[:4])
     assert mistake_in(config_of(lam, globe)) == (
         f"the two datasets differ in dates: {lam} has 5 from 2020-01-01T00 to 2020-01-02T00, {globe} has 4 from "
-        "2020-01-01T00 to 2020-01-01T18. Build them alike, or give the longer one `start:` and `end:` in "
-        "dataloader.nested."
+        "2020-01-01T00 to 2020-01-01T18. Build both for the same dates, or give the longer one `start:` and "
+        "`end:` in dataloader.nested."
     )
 
 
@@ -263,15 +263,18 @@ def test_parts_that_differ_in_dates(tmp_path: Path, lam: Path) -> None:
 @pytest.mark.parametrize(
     ("trim", "said"),
     [
-        ([1, 2, 3], "[1, 2, 3] has 3 numbers and not 4."),
+        ([1, 2, 3], "[1, 2, 3] has 3 numbers, not 4."),
         ([1, -2, 3, 4], "[1, -2, 3, 4] must be whole numbers of cells, 0 or more."),
         ([1.5, 2, 3, 4], "[1.5, 2, 3, 4] must be whole numbers of cells, 0 or more."),
         ("225", "'225' has no unit; is it '225 km'?"),
         (225, "225 has no unit; is it '225 km', or cells?"),
-        (True, "True is no trim."),
-        ("wide", "'wide' is no trim."),
-        ([1, 2, 0, 0], "[1, 2, 0, 0] takes too much off a LAM of 10 rows x 12 columns: at least 8 of each must stay."),
-        ("700 km", "[2, 2, 3, 3] takes too much off a LAM of 10 rows x 12 columns: at least 8 of each must stay."),
+        (True, "True is not a valid trim."),
+        ("wide", "'wide' is not a valid trim."),
+        (
+            [1, 2, 0, 0],
+            "[1, 2, 0, 0] removes too much of a LAM of 10 rows x 12 columns: at least 8 of each must remain.",
+        ),
+        ("700 km", "[2, 2, 3, 3] removes too much of a LAM of 10 rows x 12 columns: at least 8 of each must remain."),
     ],
 )
 def test_bad_trim(lam: Path, globe: Path, trim: Any, said: str) -> None:
@@ -282,8 +285,8 @@ def test_bad_trim(lam: Path, globe: Path, trim: Any, said: str) -> None:
 def test_trim_of_a_lam_without_a_grid(tmp_path: Path, globe: Path, trim: Any) -> None:
     flat = write_store(tmp_path / "flat.zarr", *lam_grid(), field_shape=(120,))
     assert mistake_in(config_of(flat, globe, **{"dataloader.trim": trim})) == (
-        f"dataloader.trim: {flat} has no two-dimensional grid (its field_shape is (120,)), so that it has no edge to "
-        "trim. Build it from fields that keep their 2-D shape, or set dataloader.trim=null."
+        f"dataloader.trim: {flat} has no two-dimensional grid (its field_shape is (120,)), so its border cannot be "
+        "trimmed. Build it from fields that keep their 2-D shape, or set dataloader.trim=null."
     )
 
 
@@ -296,7 +299,7 @@ def test_folder_of_the_graph_is_made(tmp_path: Path, lam: Path, globe: Path) -> 
 
 
 def unwritable(tmp_path: Path) -> list[Path]:
-    """Folders that nobody can write to, not even who runs the tests as root."""
+    """Folders that cannot be written, not even when the tests run as root."""
     (tmp_path / "file").touch()
     return [tmp_path / "file", tmp_path / "file" / "below", *(p / "graphs" for p in [Path("/proc")] if p.exists())]
 
@@ -312,7 +315,7 @@ def test_disk_is_full(tmp_path: Path, lam: Path, globe: Path, monkeypatch: pytes
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
     assert mistake_in(config_of(lam, globe, tmp_path / "graph.pt")) == (
-        f"system.input.graph: {tmp_path} has 0 MB left, and the graph needs up to 1 MB. Make room, or set "
+        f"system.input.graph: {tmp_path} has 0 MB left, but the graph needs up to 1 MB. Free some space, or set "
         "system.output.root (or HOUSE_OUTPUT) to another disk."
     )
 
@@ -345,16 +348,16 @@ def without_our_overwrite(config: DictConfig) -> DictConfig:
 
 
 def rebuilt_because(config: DictConfig, caplog: pytest.LogCaptureFixture) -> str:
-    """Why the resolver has the graph built anew; with an overwrite of the user's the same is a mistake."""
+    """Why the resolver has the graph rebuilt; with the user's own `overwrite` the same is a mistake."""
     with caplog.at_level(logging.WARNING, "anemoi_house"):
         assert config.graph.overwrite is True
     (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("anemoi_house")]
     path = config.system.input.graph
-    assert warning.startswith(f"The graph file {path} is built anew: ")
-    reason = warning.removeprefix(f"The graph file {path} is built anew: ")
+    assert warning.startswith(f"The graph file {path} is rebuilt: ")
+    reason = warning.removeprefix(f"The graph file {path} is rebuilt: ")
     assert mistake_in(without_our_overwrite(config)) == (
         f"system.input.graph: {path} does not fit, and graph.overwrite=False: {reason}. Name another file, "
-        "or leave out graph.overwrite (and graph=existing), so that what is outdated is built anew."
+        "or remove graph.overwrite (and graph=existing) so that an outdated file is rebuilt."
     )
     return reason
 
@@ -385,7 +388,7 @@ def test_data_that_moved_still_fit(graph_file: Path, lam: Path, globe: Path, tmp
 def test_graph_file_cut_short(graph_file: Path, lam: Path, globe: Path, caplog: pytest.LogCaptureFixture) -> None:
     graph_file.write_bytes(graph_file.read_bytes()[:2000])
     reason = rebuilt_because(config_of(lam, globe, graph_file), caplog)
-    assert reason.startswith(f"{graph_file} is cut short or no graph file (")
+    assert reason == "it is cut short or not a graph file"
 
 
 def test_graph_file_from_other_settings(
@@ -421,7 +424,7 @@ def test_graph_file_without_a_record(
     del graph.anemoi_house
     torch.save(graph, graph_file)
     config = config_of(lam, globe, graph_file)
-    assert rebuilt_because(config, caplog) == "it does not say what it was built from"
+    assert rebuilt_because(config, caplog) == "it has no record of what it was built from"
 
 
 def test_a_graph_that_the_user_wants_anew_is_not_looked_at(graph_file: Path, lam: Path, globe: Path) -> None:
@@ -432,7 +435,7 @@ def test_a_graph_that_the_user_wants_anew_is_not_looked_at(graph_file: Path, lam
 
 
 def test_graph_of_stock_existing(graph_file: Path, lam: Path, globe: Path) -> None:
-    """`graph: existing` has no settings but the file: a graph of these data is what the user asks for."""
+    """`graph: existing` has no settings but the file: any graph of these data is right."""
     config = config_of(lam, globe, graph_file)
     config.graph = {"overwrite": False}
     OmegaConf.resolve(config)

@@ -18,7 +18,7 @@ from anemoi_house.upstream.errors import CommandError
 
 
 def edges_of(builder: KNNEdges, graph: HeteroData) -> torch.Tensor:
-    """Edges as the builder registers them in a graph, of shape (2, edges)."""
+    """Return the edges as the builder registers them in a graph, of shape (2, edges)."""
     graph = HeteroData({name: graph[name] for name in graph.node_types})
     return builder.update_graph(graph)["data", "to", "hidden"].edge_index
 
@@ -29,7 +29,7 @@ def pairs(edges: torch.Tensor) -> set[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def nested() -> HeteroData:
-    """Symmetric nested grid, in which 12 neighbours are not enough, with a mask on each kind of nodes."""
+    """Symmetric nested grid in which 12 neighbours are not enough, with a mask on data and hidden nodes."""
     coordinates, in_lam = nested_coordinates(2.0, 5.0)
     graph = graph_of(coordinates, in_lam, mesh_coordinates(3))
     rng = np.random.default_rng(0)
@@ -42,13 +42,13 @@ MASKS = [{}, {"source_mask_attr_name": "used", "target_mask_attr_name": "used"}]
 
 
 def used(graph: HeteroData, name: str, mask: str | None) -> np.ndarray:
-    """Nodes that a builder with this mask may use."""
+    """Return the nodes that a builder with this mask may use."""
     everything = np.arange(len(graph[name].x))
     return everything[graph[name][mask].squeeze().numpy()] if mask else everything
 
 
 def zone_nodes(graph: HeteroData, boundary_width_km: float) -> np.ndarray:
-    """Data nodes in the LAM or within the width of it, from the full matrix of distances."""
+    """Return the data nodes in the LAM or within a width of it, from the full distance matrix."""
     coordinates = np.rad2deg(graph["data"].x.numpy().astype(np.float64)).T
     in_lam = graph["data"].cutout_mask.squeeze().numpy()
     away = haversine_km(tuple(coordinates), tuple(coordinates[:, in_lam])).min(axis=1)
@@ -102,7 +102,7 @@ def test_one_builder_serves_several_graphs(nested: HeteroData, tiny_nodes: Heter
 
 
 @pytest.mark.parametrize("masks", MASKS)
-def test_broken_promise_gives_counts_and_the_smallest_number(nested: HeteroData, masks: dict[str, str]) -> None:
+def test_broken_guarantee_gives_counts_and_the_smallest_number(nested: HeteroData, masks: dict[str, str]) -> None:
     with pytest.raises(CommandError) as caught:
         edges_of(BoundaryAwareKNNEdges("data", "hidden", 5, **masks), nested)
 
@@ -110,7 +110,7 @@ def test_broken_promise_gives_counts_and_the_smallest_number(nested: HeteroData,
     isolated = np.setdiff1d(used(nested, "data", masks.get("source_mask_attr_name")), stock[0].numpy())
     in_lam = nested["data"].cutout_mask.squeeze().numpy()[isolated]
     in_zone = np.isin(isolated, zone_nodes(nested, 1000.0))
-    if "source_mask_attr_name" in masks:  # the zone is that of the LAM's nodes that are used
+    if "source_mask_attr_name" in masks:  # the zone is around the unmasked nodes of the LAM
         everything = HeteroData(nested.to_dict())
         everything["data"].cutout_mask = nested["data"].cutout_mask & nested["data"].used
         in_zone = np.isin(isolated, zone_nodes(everything, 1000.0))
@@ -120,41 +120,43 @@ def test_broken_promise_gives_counts_and_the_smallest_number(nested: HeteroData,
     edges_of(chosen, nested)
     assert str(caught.value) == (
         f"num_nearest_neighbours: 5 leaves {in_lam.sum() + rim} data nodes within 1000 km of the LAM without an edge "
-        f"to 'hidden': {in_lam.sum()} in the LAM, {rim} on its rim (and, outside the promise, {poles} towards the "
-        f"poles, {elsewhere} elsewhere). The smallest number that holds is {chosen.num_nearest_neighbours}: set it, or "
+        f"to 'hidden': {in_lam.sum()} in the LAM, {rim} on its rim (and, outside the zone, {poles} towards the "
+        f"poles, {elsewhere} elsewhere). The smallest sufficient number is {chosen.num_nearest_neighbours}: set it, or "
         "`auto`, which finds it; CoveringKNNEdges reaches every node with any number."
     )
 
 
 @pytest.mark.parametrize(("lam_step", "globe_step", "resolution"), [(2.0, 6.0, 2), (2.5, 10.0, 3), (1.0, 5.0, 2)])
-def test_the_number_that_a_broken_promise_names_holds(lam_step: float, globe_step: float, resolution: int) -> None:
-    """On symmetric grids too, where ties may be broken otherwise than the search assumes."""
+def test_the_number_that_a_broken_guarantee_names_is_sufficient(
+    lam_step: float, globe_step: float, resolution: int
+) -> None:
+    """Also on symmetric grids, where ties may be broken differently than the search assumes."""
     coordinates, in_lam = nested_coordinates(lam_step, globe_step)
     graph = graph_of(coordinates, in_lam, mesh_coordinates(resolution))
-    with pytest.raises(CommandError, match="The smallest number that holds is") as caught:
+    with pytest.raises(CommandError, match="The smallest sufficient number is") as caught:
         edges_of(BoundaryAwareKNNEdges("data", "hidden", 1), graph)
-    named = int(str(caught.value).split("holds is ")[1].split(":")[0])
+    named = int(str(caught.value).split("sufficient number is ")[1].split(":")[0])
     edges_of(BoundaryAwareKNNEdges("data", "hidden", named), graph)
     with pytest.raises(CommandError):
         edges_of(BoundaryAwareKNNEdges("data", "hidden", named - 1), graph)
 
 
-def test_the_number_that_a_broken_promise_names_holds_where_a_tie_decides() -> None:
+def test_the_number_that_a_broken_guarantee_names_is_sufficient_where_a_tie_decides() -> None:
     """Two rows mirrored at the equator and a hidden node on it: both nodes of a pair are equally far, exactly."""
     data = np.array([(latitude, longitude) for latitude in (0.5, -0.5) for longitude in range(10)])
     graph = graph_of(data, np.ones(20, dtype=bool), np.array([[0.0, 0.2]]))
-    with pytest.raises(CommandError, match="The smallest number that holds is 20: "):
+    with pytest.raises(CommandError, match="The smallest sufficient number is 20: "):
         edges_of(BoundaryAwareKNNEdges("data", "hidden", 1), graph)
 
 
 def in_a_row(points: int) -> HeteroData:
-    """Data nodes in a row, all in the LAM, and one hidden node before its beginning: only all of them will do."""
+    """Data nodes in a row, all in the LAM, and one hidden node before them: only all of them are sufficient."""
     data = np.stack([np.zeros(points), np.linspace(10, 20, points)], axis=1)
     return graph_of(data, np.ones(points, dtype=bool), np.array([[0.0, 9.0]]))
 
 
-def test_promise_that_no_number_keeps() -> None:
-    with pytest.raises(CommandError, match=r"12 leaves 288 data nodes .* No number up to 256 holds: refine"):
+def test_guarantee_that_no_number_keeps() -> None:
+    with pytest.raises(CommandError, match=r"12 leaves 288 data nodes .* No number up to 256 is sufficient: refine"):
         edges_of(BoundaryAwareKNNEdges("data", "hidden", 12), in_a_row(300))
 
 
@@ -163,7 +165,7 @@ def test_auto_that_finds_none() -> None:
         edges_of(BoundaryAwareKNNEdges("data", "hidden", "auto", boundary_width_km=500), in_a_row(300))
     assert str(caught.value) == (
         "num_nearest_neighbours: auto found no number from 12 to 64 that reaches every data node within 500 km of the "
-        "LAM. Raise `ceiling`, refine the hidden mesh, or take CoveringKNNEdges."
+        "LAM. Raise `ceiling`, refine the hidden mesh, or use CoveringKNNEdges."
     )
 
 
@@ -173,7 +175,7 @@ def test_all_nodes_as_neighbours() -> None:
     assert edges_of(BoundaryAwareKNNEdges("data", "hidden", "auto"), graph).shape == (2, 30)
 
 
-def test_nodes_outside_the_zone_are_no_part_of_the_promise(tiny_nodes: HeteroData) -> None:
+def test_nodes_outside_the_zone_are_not_part_of_the_guarantee(tiny_nodes: HeteroData) -> None:
     edges = edges_of(BoundaryAwareKNNEdges("data", "hidden", 12, boundary_width_km=1.0), tiny_nodes)
     assert len(np.setdiff1d(np.arange(len(tiny_nodes["data"].x)), edges[0].numpy())) > 0
 
@@ -244,11 +246,13 @@ def test_bad_number_of_neighbours(builder: type[KNNEdges], neighbours: Any) -> N
     with pytest.raises(CommandError) as caught:
         builder("data", "hidden", neighbours)
     way_out = "a whole number of at least 1" + (", or auto" if builder is BoundaryAwareKNNEdges else "")
-    assert str(caught.value) == (f"num_nearest_neighbours: {neighbours!r} is no number of neighbours; give {way_out}.")
+    assert str(caught.value) == (
+        f"num_nearest_neighbours: {neighbours!r} is not a valid number of neighbours; give {way_out}."
+    )
 
 
 def test_covering_has_no_auto() -> None:
-    with pytest.raises(CommandError, match="'auto' is no number of neighbours"):
+    with pytest.raises(CommandError, match="'auto' is not a valid number of neighbours"):
         CoveringKNNEdges("data", "hidden", "auto")
 
 
@@ -256,14 +260,14 @@ def test_covering_has_no_auto() -> None:
 def test_more_neighbours_than_nodes(builder: type[KNNEdges]) -> None:
     with pytest.raises(CommandError) as caught:
         edges_of(builder("data", "hidden", 31), in_a_row(30))
-    assert str(caught.value) == ("num_nearest_neighbours: 31 is more than there are nodes 'data' (30); give fewer.")
+    assert str(caught.value) == "num_nearest_neighbours: 31 is more than the 30 nodes 'data'. Give a smaller number."
 
 
 @pytest.mark.parametrize("builder", BUILDERS)
 def test_more_neighbours_than_nodes_under_a_mask(builder: type[KNNEdges]) -> None:
     graph = in_a_row(30)
     graph["data"].used = torch.arange(30)[:, None] < 13
-    with pytest.raises(CommandError, match="20 is more than there are nodes 'data' \\(13\\)"):
+    with pytest.raises(CommandError, match="20 is more than the 13 nodes 'data'"):
         edges_of(builder("data", "hidden", 20, source_mask_attr_name="used"), graph)
 
 
@@ -277,8 +281,8 @@ def test_coordinates_that_are_not_finite(builder: type[KNNEdges], name: str, val
     with pytest.raises(CommandError) as caught:
         edges_of(builder("data", "hidden", 12), graph)
     assert str(caught.value) == (
-        f"1 of the {len(graph[name].x)} nodes '{name}' have coordinates that are not finite: mend the latitudes and "
-        "longitudes of the dataset that they come from."
+        f"1 of the {len(graph[name].x)} nodes '{name}' have coordinates that are not finite: correct the latitudes and "
+        "longitudes of their dataset."
     )
 
 
@@ -336,7 +340,7 @@ def test_covering_edges_in_a_recipe(tmp_path: Path) -> None:
 
 
 def test_boundary_aware_edges_in_a_recipe(tmp_path: Path) -> None:
-    """The mask comes from an attribute that any recipe can have; here it is put on nodes that are made already."""
+    """The mask comes from an attribute that any recipe can have; here it is added to existing nodes."""
     builder = {"_target_": "anemoi_house.graphs.BoundaryAwareKNNEdges", "num_nearest_neighbours": "auto"}
     written = recipe(tmp_path, {**builder, "floor": 3, "lam_mask_attr_name": "lam"})
     nodes_only = GraphCreator(DotDict(nodes=written.pop("nodes"))).update_graph(HeteroData())
@@ -348,7 +352,7 @@ def test_boundary_aware_edges_in_a_recipe(tmp_path: Path) -> None:
 
 
 def test_an_empty_range_for_auto_is_refused() -> None:
-    with pytest.raises(CommandError, match="floor: 20 is more than ceiling: 12; lower the one"):
+    with pytest.raises(CommandError, match=r"floor: 20 is more than ceiling: 12\. Lower the floor"):
         BoundaryAwareKNNEdges("data", "hidden", "auto", floor=20, ceiling=12)
-    with pytest.raises(CommandError, match="floor: 0 is no number of neighbours"):
+    with pytest.raises(CommandError, match="floor: 0 is not a valid number of neighbours"):
         BoundaryAwareKNNEdges("data", "hidden", "auto", floor=0)

@@ -1,4 +1,4 @@
-"""Forecasts: what a user asks for, the configs that are written, and what is read back. No model runs here."""
+"""Forecasts: requests, the configs that are written, and what is read back. No model runs here."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from small_grids import DATES, VARIABLES, globe_grid, lam_grid, write_store
 
 from anemoi_house.dates import MOST_DATES, parse_dates, parse_hours
 from anemoi_house.errors import HouseError
+from anemoi_house.forecast.plan import Plan
 from anemoi_house.forecast.read import SIDECAR, About, Verification, find_forecasts, forecasts_of
+from anemoi_house.forecast.request import plan
 from anemoi_house.forecast.run import check_runner, write_configs
-from anemoi_house.forecast.write import Plan, plan
 from anemoi_house.runs.trained import find_run
 
 TRIMMED = (8, 10)
 TRIM = [1, 1, 1, 1]
 PREDICTED = ("gh_500", "t_850", "accum_tp")
 
-# What a user asks for
+# Requests
 
 
 def parsed(parse: Callable[[Any], Any], given_: Any) -> Any:
-    """What comes of it, or the message; anything else that is raised fails the test."""
+    """Return the value, or the message of a HouseError; any other error fails the test."""
     try:
         return parse(given_)
     except HouseError as mistake:
@@ -89,9 +90,9 @@ def test_a_range_holds_both_ends(start, span_h, step_h):
         (["2020-01-28/2020-01-27/12h"], "ends before it starts"),
         (["2020-01-28/2020-01-27"], "is not a range. Give START/END/STEP"),
         (["2020-01-27/2020-01-28/0h"], "must be more than 0"),
-        (["2020-01-27/2020-01-28/12"], "has no unit; is it 12h or 12d?"),
+        (["2020-01-27/2020-01-28/12"], "has no unit. Is it 12h or 12d?"),
         (["1000-01-01/9000-01-01/1h"], f"at most {MOST_DATES:,}"),
-        ([], "give one date or more"),
+        ([], "is empty. Give one date or more"),
     ],
 )
 def test_wrong_dates_are_named(texts, message):
@@ -108,7 +109,7 @@ def test_durations():
 
 @pytest.fixture
 def data(tmp_path) -> tuple[Path, Path]:
-    """Two datasets with a diagnostic variable; the fourth of their five dates is missing."""
+    """Write two datasets with a diagnostic variable; the fourth of their five dates is missing."""
     names = (*VARIABLES, "accum_tp")
     paths = (
         write_store(tmp_path / "hrrr.zarr", *lam_grid(), names),
@@ -125,7 +126,7 @@ def arguments_of(lam: Path, globe: Path) -> dict[str, Any]:
 
 
 def metadata_of(lam: Path, globe: Path, **variables_metadata: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its run, as far as a forecast asks."""
+    """Return the metadata of a checkpoint that a forecast needs."""
     said = {name: {"units": "m"} for name in ("gh_500", "accum_tp")} | {"orog": {"constant_in_time": True}}
     config = {
         "diagnostics": {"log": {"mlflow": {"run_name": "small"}}, "plot": {"callbacks": []}},
@@ -158,7 +159,7 @@ def metadata_of(lam: Path, globe: Path, **variables_metadata: dict[str, Any]) ->
 def checkpoint_of(
     folder: Path, metadata: dict[str, Any], data: Any, *, model: bytes = b"HeteroData", arrays: bool = True
 ) -> Path:
-    """Inference checkpoint in its place below `folder`, with everything but a model."""
+    """Write an inference checkpoint where a training does, with everything but a model."""
     path = folder / "outputs" / "checkpoint" / "abc" / "inference-last.ckpt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
@@ -178,7 +179,7 @@ def asked(checkpoint: Path, *dates: str, lead_h: int = 6, **options: Any) -> Pla
 
 
 def moved_a_little(store: Path) -> Path:
-    """The dataset, now with points 1 km further north: as many of them."""
+    """Move the points of a dataset 1 km north."""
     latitudes = zarr.open_group(str(store))["latitudes"]
     latitudes[:] = latitudes[:] + 0.01
     return store
@@ -215,7 +216,7 @@ def test_variables_that_are_written(checkpoint):
     everything = asked(checkpoint, variables=["all"])
     assert everything.variables == PREDICTED
     assert "variables" not in everything.config(everything.dates[0])["output"]["netcdf"]
-    with pytest.raises(HouseError, match=r"--variables: the model predicts no gh500; did you mean gh_500\?"):
+    with pytest.raises(HouseError, match=r"--variables: the model does not predict gh500. Did you mean gh_500\?"):
         asked(checkpoint, variables=["gh500"])
 
 
@@ -228,10 +229,10 @@ def test_data_that_lie_elsewhere_now(checkpoint, data, tmp_path):
     made = asked(checkpoint, lam=moved[0], globe=moved[1])
     assert [part["dataset"] for part in made.about.dataset["dataset"]["cutout"]] == list(map(str, moved))
     other = write_store(tmp_path / "other.zarr", *lam_grid(step=2.9), (*VARIABLES, "accum_tp"))
-    with pytest.raises(HouseError, match="another grid than run small was trained on"):
+    with pytest.raises(HouseError, match="not on the grid that run small was trained on"):
         asked(checkpoint, lam=other, globe=moved[1])
     shifted = moved_a_little(shutil.copytree(moved[0], tmp_path / "shifted.zarr"))
-    with pytest.raises(HouseError, match=r"trained on: as many nodes, but up to 0\.01 degrees away"):
+    with pytest.raises(HouseError, match=r"trained on: the same number of nodes, up to 0\.01 degrees apart"):
         asked(checkpoint, lam=shifted, globe=moved[1])
     with pytest.raises(HouseError, match="cannot be opened"):
         asked(checkpoint, lam=moved[0].parent, globe=moved[1])
@@ -240,11 +241,11 @@ def test_data_that_lie_elsewhere_now(checkpoint, data, tmp_path):
 @pytest.mark.parametrize(
     ("date", "lead_h", "message"),
     [
-        ("2020-01-01T06", 7, "--lead-time: 7h is no multiple of the model's step, 6h. Give 6h or 12h"),
+        ("2020-01-01T06", 7, "--lead-time: 7h is not a multiple of the model's step, 6h. Give 6h or 12h"),
         ("2020-01-01T03", 6, "2020-01-01T03 is not in the data; the data have 4 dates"),
         ("2020-01-01T18", 6, "2020-01-01T18 is not in the data"),  # missing
-        ("2020-01-01T00", 6, "begins with 2 states, and that of 2019-12-31T18 is not in the data"),
-        ("2020-01-02T00", 6, "that of 2020-01-01T18 is not in the data"),
+        ("2020-01-01T00", 6, "starts from 2 states, and 2019-12-31T18 is not in the data"),
+        ("2020-01-02T00", 6, "and 2020-01-01T18 is not in the data"),
     ],
 )
 def test_dates_that_cannot_be_started_from(checkpoint, date, lead_h, message):
@@ -253,18 +254,18 @@ def test_dates_that_cannot_be_started_from(checkpoint, date, lead_h, message):
     assert not (checkpoint.parents[2] / "forecast").exists()
 
 
-def test_dates_that_cannot_be_verified_are_told(checkpoint):
-    assert asked(checkpoint, lead_h=6).told == ["run small (abc) at step 60, 6 h from 1 date"]
+def test_dates_that_cannot_be_verified_are_named(checkpoint):
+    assert asked(checkpoint, lead_h=6).summary == ["run small (abc) at step 60, 6 h from 1 date"]
     made = asked(checkpoint, "2020-01-01T12", lead_h=18)
     assert list(made.unverified) == [np.datetime64(date) for date in ("2020-01-01T18", "2020-01-02T06")]
-    assert "the data lack 2 of the dates" in made.told[1]
+    assert "2 valid times (2020-01-01T18 to 2020-01-02T06) cannot be verified" in made.summary[1]
 
 
 def test_forcings_that_are_read_at_each_step_must_be_there(data, tmp_path):
     changing = metadata_of(*data, orog={})
     path = checkpoint_of(tmp_path, changing, open_dataset(**arguments_of(*data)))
     assert asked(path, "2020-01-01T12", lead_h=6).unverified
-    with pytest.raises(HouseError, match=r"needs orog of 2020-01-01T18, which the data lack; .* Ask for 6h or less"):
+    with pytest.raises(HouseError, match=r"needs orog of 2020-01-01T18, which the data lack; .* Give 6h or less"):
         asked(path, "2020-01-01T12", lead_h=12)
     computed = metadata_of(*data, orog={"computed_forcing": True})
     asked(checkpoint_of(tmp_path, computed, open_dataset(**arguments_of(*data))), "2020-01-01T12", lead_h=12)
@@ -274,20 +275,20 @@ def test_checkpoints_that_cannot_forecast(checkpoint, data, tmp_path):
     opened = open_dataset(**arguments_of(*data))
     said = metadata_of(*data)
     for options, message in (
-        ({"model": b"weights"}, r"a checkpoint without its graph \(nodes and edges"),
-        ({"arrays": False}, r"a checkpoint without its graph \(the latitudes and longitudes of its nodes"),
-        ({"model": b"pytorch-lightning_version HeteroData"}, r"take the inference-\*\.ckpt beside it"),
+        ({"model": b"weights"}, r"has no graph \(nodes and edges"),
+        ({"arrays": False}, r"has no graph \(the latitudes and longitudes of its nodes"),
+        ({"model": b"pytorch-lightning_version HeteroData"}, r"use the inference-\*\.ckpt next to it"),
     ):
         with pytest.raises(HouseError, match=message):
             asked(checkpoint_of(tmp_path, said, opened, **options))
     several = said | {"metadata_inference": {"dataset_names": ["a", "b"]}}
-    with pytest.raises(HouseError, match="of 2 named datasets"):
+    with pytest.raises(HouseError, match="has 2 named datasets"):
         find_run(checkpoint_of(tmp_path, several, opened)).check_whole()
     whole = checkpoint_of(tmp_path, said, opened)
     whole.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(HouseError, match="cut short"):
         find_run(whole)
-    with pytest.raises(HouseError, match=r"no inference-last\.ckpt lies below it"):
+    with pytest.raises(HouseError, match=r"contains no inference-last\.ckpt"):
         find_run(tmp_path / "nothing")
 
 
@@ -309,11 +310,11 @@ def test_the_folder_that_is_written_to(checkpoint, tmp_path, monkeypatch):
         with pytest.raises(HouseError, match=message):
             write_configs(made)
     (tmp_path / "file").write_text("")
-    with pytest.raises(HouseError, match="cannot be written to"):
+    with pytest.raises(HouseError, match="is not writable"):
         asked(checkpoint, output=tmp_path / "file" / "in it")
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100))
-    with pytest.raises(HouseError, match="1 forecasts of 3 variables need"):
+    with pytest.raises(HouseError, match="1 forecast of 3 variables need"):
         asked(checkpoint)
 
 
@@ -347,9 +348,9 @@ def test_what_is_there_is_kept_where_it_holds_what_is_asked_for(checkpoint, data
 
 def test_devices():
     check_runner("cpu")
-    with pytest.raises(HouseError, match="'tpu9' is no device of torch"):
+    with pytest.raises(HouseError, match="'tpu9' is not a torch device"):
         check_runner("tpu9")
-    with pytest.raises(HouseError, match="this machine has no cuda:99"):
+    with pytest.raises(HouseError, match="cuda:99 is not available on this machine"):
         check_runner("cuda:99")
 
 
@@ -392,7 +393,7 @@ def test_forecasts_are_read_as_they_were_written(forecasts, data):
     np.testing.assert_allclose(first.longitudes, opened.longitudes, atol=1e-4)
     assert first.in_lam.tolist() == [True] * 80 + [False] * (opened.shape[-1] - 80)
     assert find_forecasts(forecasts) == forecasts
-    with pytest.raises(HouseError, match="holds no t_850 but gh_500, accum_tp"):
+    with pytest.raises(HouseError, match="holds gh_500, accum_tp, but not t_850"):
         first.values("t_850")
 
 
@@ -412,10 +413,10 @@ def test_forecasts_that_cannot_be_read(forecasts, tmp_path):
         forecasts_of(forecasts)
     with Dataset(odd, "w") as file:
         file.createDimension("x", 1)
-    with pytest.raises(HouseError, match="is no forecast of anemoi-inference"):
+    with pytest.raises(HouseError, match="is not a forecast of anemoi-inference"):
         forecasts_of(forecasts)
     odd.write_bytes(b"CDF")
-    with pytest.raises(HouseError, match=r"2020-01-02T00\.nc: cannot be read, or was cut short"):
+    with pytest.raises(HouseError, match=r"2020-01-02T00\.nc: is unreadable or truncated"):
         forecasts_of(forecasts)
     for text, message in (("{", "cannot be read"), ("{}", "is not of format 1"), ('{"format": 1}', "lacks checkpoint")):
         (forecasts / SIDECAR).write_text(text)
@@ -442,15 +443,15 @@ def test_verification_is_what_the_data_hold(forecasts, data):
     found = truth.values(both[1], "gh_500")
     np.testing.assert_array_equal(found[0], opened[2][place, 0])
     assert np.isnan(found[1]).all()
-    with pytest.raises(HouseError, match="hold no u_850"):
+    with pytest.raises(HouseError, match="lack u_850"):
         Verification(both, ["u_850"])
     moved_a_little(data[0])
-    with pytest.raises(HouseError, match="have another grid than"):
+    with pytest.raises(HouseError, match="are not on the grid of"):
         Verification(both, ["gh_500"])
     said = json.loads((forecasts / SIDECAR).read_text())
     said["dataset"]["dataset"]["cutout"][0]["trim_edge"] = [0, 0, 0, 0]
     (forecasts / SIDECAR).write_text(json.dumps(said))
-    with pytest.raises(HouseError, match="have another grid than"):
+    with pytest.raises(HouseError, match="are not on the grid of"):
         Verification(forecasts_of(forecasts), ["gh_500"])
     shutil.rmtree(data[0])
     with pytest.raises(HouseError, match="cannot be opened"):

@@ -12,9 +12,9 @@ from anemoi_house.geometry import (
     EARTH_RADIUS_KM,
     HRRR_3KM,
     HRRR_15KM,
+    border_of,
     chord,
     distance_to_km,
-    edge_of,
     global_grid,
     great_circle_km,
     signed_distance_km,
@@ -161,7 +161,7 @@ def spiral(number: int) -> np.ndarray:
 
 @pytest.mark.parametrize("centre", [(40, 260), (90, 0), (-90, 77), (-15, 180)], ids=str)
 def test_signed_distance_of_a_dense_cap_in_a_coarse_globe(centre: tuple[float, float]) -> None:
-    """The cap's edge is a circle: the distance is known, wherever the cap lies."""
+    """The cap's border is a circle: the distance is known wherever the cap lies."""
     radius_km = 2000.0
     middle = to_cartesian(*([each] for each in centre))[0]
 
@@ -175,26 +175,28 @@ def test_signed_distance_of_a_dense_cap_in_a_coarse_globe(centre: tuple[float, f
     distance = signed_distance_km(points, inside)
     assert (distance[inside] <= 0).all()
     assert (distance[~inside] > 0).all()
-    # The edge of points that lie in no rows is ragged by a spacing.
+    # Without rows, the border of the points is ragged by a spacing.
     np.testing.assert_allclose(distance, beyond_km(points), atol=150)
     near = signed_distance_km(points, inside, within_km=500)
     np.testing.assert_array_equal(near, np.where(np.abs(distance) <= 500, distance, np.copysign(np.inf, distance)))
 
 
-def test_edge_of_a_grid_is_its_outermost_points() -> None:
+def test_border_of_a_grid_is_its_outermost_points() -> None:
     lat, lon = HRRR_3KM.coarsened(40).latlon()
     outside_lat, outside_lon = global_grid(4.0)
     lam, globe = to_cartesian(lat, lon), to_cartesian(outside_lat, outside_lon)
     globe = globe[distance_to_km(globe, lam) > 100]
-    edge = edge_of(np.concatenate([lam, globe]), np.arange(len(lam) + len(globe)) < len(lam))
+    border = border_of(np.concatenate([lam, globe]), np.arange(len(lam) + len(globe)) < len(lam))
     expected = np.ones(lat.shape, dtype=bool)
     expected[1:-1, 1:-1] = False
-    np.testing.assert_array_equal(edge[: len(lam)].reshape(lat.shape), expected)
+    np.testing.assert_array_equal(border[: len(lam)].reshape(lat.shape), expected)
 
 
-@pytest.mark.parametrize(("inside", "message"), [(0, "0 of 40 points"), (40, "40 of 40 points")])
-def test_a_region_without_an_edge_is_refused(inside: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("inside", "message"), [(0, "no border: it holds 0 of 40 points"), (40, "no border: it holds 40 of 40 points")]
+)
+def test_a_region_without_a_border_is_refused(inside: int, message: str) -> None:
     with pytest.raises(HouseError, match=message):
-        edge_of(spiral(40), np.arange(40) < inside)
+        border_of(spiral(40), np.arange(40) < inside)
     with pytest.raises(HouseError, match="3 points cannot be triangulated"):
-        edge_of(spiral(3), np.arange(3) < 1)
+        border_of(spiral(3), np.arange(3) < 1)

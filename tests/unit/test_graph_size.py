@@ -17,7 +17,7 @@ WIDTH_KM = 1500.0
 
 
 def nested(seed: int, lam_step: float = 2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates of data nodes, which of them are in the LAM, and coordinates of a coarse mesh."""
+    """Return coordinates of data nodes, the mask of the LAM, and coordinates of a coarse mesh."""
     data, in_lam = nested_coordinates(lam_step, 6.0, seed)
     return data, in_lam, mesh_coordinates(2)
 
@@ -28,7 +28,7 @@ def table_of(data: np.ndarray, in_lam: np.ndarray, mesh: np.ndarray, **how: obje
 
 
 def first_pick(data: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-    """Smallest number of neighbours at which each data node is picked, by the whole distance matrix."""
+    """Return the smallest number of neighbours at which each data node is picked, from the full distance matrix."""
     ranks = np.argsort(np.argsort(haversine_km(tuple(mesh.T), tuple(data.T)), axis=1), axis=1)
     return ranks.min(axis=0) + 1
 
@@ -58,7 +58,7 @@ def test_counts_and_smallest_number_are_those_of_the_whole_distance_matrix(seed:
         }
 
 
-def test_the_smallest_number_is_what_the_builder_finds_by_itself() -> None:
+def test_the_smallest_number_is_what_the_builder_finds() -> None:
     data, in_lam, mesh = nested(seed=4)
     builder = BoundaryAwareKNNEdges("data", "hidden", "auto", WIDTH_KM, floor=1, ceiling=SEARCH_LIMIT)
     graph = graph_of(data, in_lam, mesh)
@@ -76,7 +76,7 @@ def test_there_is_no_smallest_number_where_the_limit_does_not_hold_either() -> N
     table = table_of(data, in_lam, mesh)
     assert first_pick(data, mesh)[in_lam].max() > SEARCH_LIMIT
     assert table.smallest is None
-    assert f"none up to {SEARCH_LIMIT} holds" in as_text(Size("x", Encoder("KNNEdges", "auto", 12), table))
+    assert f"none up to {SEARCH_LIMIT} is sufficient" in as_text(Size("x", Encoder("KNNEdges", "auto", 12), table))
 
 
 def test_numbers_that_no_graph_can_have_are_left_out() -> None:
@@ -103,7 +103,7 @@ def test_text_fits_a_terminal_and_marks_what_is_set(builder: str) -> None:
 
 @pytest.fixture
 def experiment(stores: tuple[Path, Path], registered: None, hydra_cleared: None) -> list[str]:
-    """Overrides that turn a sample experiment into one on the tests' small datasets."""
+    """Overrides that run a sample experiment on the small datasets of the tests."""
     return [
         f"system.input.dataset.lam={stores[0]}",
         f"system.input.dataset.global={stores[1]}",
@@ -140,10 +140,10 @@ def test_a_config_of_the_users_own_is_found(experiment: list[str], tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("mgmt", [], "there is no config 'mgmt'"),
+        ("mgmt", [], "there is no config 'mgmt' .* Did you mean 'mmgt'[?]"),
         ("mmgt_sample", ["graph.neighbours=9"], "graph.neighbours"),
-        ("mmgt_sample", ["graph.encoder_neighbours=many"], "'many' is no number of neighbours"),
-        ("mmgt_sample", ["graph.encoder_neighbours=99999"], "more than there are data nodes"),
+        ("mmgt_sample", ["graph.encoder_neighbours=many"], "'many' is not a valid number of neighbours"),
+        ("mmgt_sample", ["graph.encoder_neighbours=99999"], "more than the .* data nodes"),
         ("mmgt_sample", ["dataloader.trim=[9,9]"], "dataloader.trim"),
         ("mmgt_sample", ["system.input.dataset.lam=/nowhere/hrrr.zarr"], "/nowhere/hrrr.zarr does not exist"),
         ("mmgt_sample", ["graph.edges=[]"], "no edges from 'data' to 'hidden'"),
@@ -156,7 +156,7 @@ def test_a_mistake_ends_in_one_message(experiment: list[str], name: str, overrid
 
 
 def test_a_missing_config_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(HouseError, match="nowhere is no folder"):
+    with pytest.raises(HouseError, match="nowhere is not a directory"):
         size_of("mmgt", tmp_path / "nowhere")
 
 

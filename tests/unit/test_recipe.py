@@ -116,7 +116,7 @@ def test_other_levels_and_roots_reach_every_source_that_has_them(capsys: pytest.
         (["hrrr_15km", "--root", "ftp://host"], "ftp:// is not known"),
         (["hrrr_15km", "--sbatch", "0"], "--sbatch 0: give the number of parts"),
         (["hrrr_15km", "--sbatch", "2", "--output", "x.nc"], "ends in .zarr"),
-        (["hrrr_15km", "--account", "mine"], "--account: belongs to --sbatch"),
+        (["hrrr_15km", "--account", "mine"], "--account: is only valid with --sbatch N"),
     ],
 )
 def test_mistakes_end_in_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

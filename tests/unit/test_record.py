@@ -20,8 +20,9 @@ from torch_geometric.data import HeteroData
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs import GraphRecord
 from anemoi_house.graphs.describe import RECORD, describe, load_graph
-from anemoi_house.graphs.record import coordinates_digest, differences, lam_shape, settings
+from anemoi_house.graphs.record import coordinates_digest, differences, lam_shape
 from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.graph import graph_settings
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -58,7 +59,7 @@ DIGEST = "0" * 64
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The settings with one value set; numbers in the path are places in lists."""
+    """Return the settings with one value changed; numbers in the path are indices of lists."""
     config = copy.deepcopy(WRITTEN)
     *parents, key = path.split(".")
     there: Any = config
@@ -69,12 +70,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 def found(config: Any, data: str = DIGEST) -> list[str]:
-    return differences({"settings": settings(WRITTEN), "data": DIGEST}, settings(config), data)
+    return differences({"settings": graph_settings(WRITTEN), "data": DIGEST}, graph_settings(config), data)
 
 
 @pytest.fixture
 def encoded(tiny_nodes: HeteroData) -> HeteroData:
-    """Tiny graph with an encoder of stock KNN."""
+    """Tiny graph with a stock KNN encoder."""
     return KNNEdges("data", "hidden", 12).update_graph(tiny_nodes)
 
 
@@ -151,13 +152,13 @@ def test_other_data_are_a_difference() -> None:
 
 def test_settings_of_a_builder_without_a_schema_are_compared_as_written() -> None:
     foreign = changed("edges.0.edge_builders.0._target_", "somebody.Edges")
-    assert settings(foreign)["edges"][0]["edge_builders"] == foreign["edges"][0]["edge_builders"]
-    assert differences({"settings": settings(foreign), "data": DIGEST}, settings(foreign), DIGEST) == []
+    assert graph_settings(foreign)["edges"][0]["edge_builders"] == foreign["edges"][0]["edge_builders"]
+    assert differences({"settings": graph_settings(foreign), "data": DIGEST}, graph_settings(foreign), DIGEST) == []
 
 
 def test_settings_survive_a_graph_without_nodes_of_its_own() -> None:
     """Stock `graph: existing` names neither nodes nor edges."""
-    assert settings({"overwrite": False}) == {"nodes": None, "edges": None, "post_processors": []}
+    assert graph_settings({"overwrite": False}) == {"nodes": None, "edges": None, "post_processors": []}
 
 
 # Coordinates
@@ -211,7 +212,7 @@ def test_record_holds_settings_data_and_coverage(
     assert sorted(record) == ["coverage", "data", "lam_shape", "settings"]
     assert record["lam_shape"] == record["coverage"]["lam_shape"] == [10, 12]
     assert "dataset" not in record["settings"]["nodes"]["data"]["node_builder"]
-    assert differences(record, settings(WRITTEN), record["data"]) == []
+    assert differences(record, graph_settings(WRITTEN), record["data"]) == []
     (logged,) = [message for message in caplog.messages if message.startswith("The graph:")]
     assert "isolated data nodes" in logged
     assert "(10 rows x 12 columns)" in logged
@@ -219,7 +220,7 @@ def test_record_holds_settings_data_and_coverage(
 
 
 def test_coverage_in_numbers(encoded: HeteroData) -> None:
-    """Against counts made here."""
+    """Against independent counts."""
     coverage = getattr(recorded(encoded), RECORD)["coverage"]
     edges = encoded["data", "to", "hidden"].edge_index
     in_lam = encoded["data"].cutout_mask.squeeze()
@@ -241,7 +242,7 @@ def test_graph_without_a_mask_of_the_lam(encoded: HeteroData) -> None:
 
 
 def test_graph_without_such_nodes(encoded: HeteroData) -> None:
-    with pytest.raises(HouseError, match="the graph has no nodes 'era' but data, hidden"):
+    with pytest.raises(HouseError, match="the graph has no nodes 'era', only data, hidden"):
         describe(encoded, data_name="era")
 
 
@@ -260,7 +261,7 @@ def test_record_survives_saving_and_moving(encoded: HeteroData, tmp_path: Path) 
 def test_graph_file_needs_none_of_our_classes(
     encoded: HeteroData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Inference loads the graph where anemoi_house is not installed."""
+    """Inference loads the graph on machines without anemoi_house."""
     path = tmp_path / "graph.pt"
     torch.save(recorded(GraphCreator(DotDict()).clean(encoded)), path)
     with zipfile.ZipFile(path) as archive:
@@ -279,9 +280,9 @@ def test_graph_file_needs_none_of_our_classes(
 
 
 def test_no_such_graph_file(tmp_path: Path) -> None:
-    with pytest.raises(HouseError, match=r"nowhere\.pt: there is no such graph file\.$"):
+    with pytest.raises(HouseError, match=r"nowhere\.pt: does not exist\. Give a graph file\.$"):
         load_graph(tmp_path / "nowhere.pt")
-    with pytest.raises(HouseError, match="there is no such graph file"):
+    with pytest.raises(HouseError, match="is a directory"):
         load_graph(tmp_path)
 
 
@@ -293,8 +294,8 @@ def test_graph_file_that_is_cut_short(encoded: HeteroData, tmp_path: Path, kept:
     path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
     with pytest.raises(HouseError) as caught:
         load_graph(path)
-    assert str(caught.value).startswith(f"{path} is cut short or no graph file (")
-    assert str(caught.value).endswith("). Delete it; the next training or `anemoi-graphs create` builds it anew.")
+    assert str(caught.value).startswith(f"{path}: is cut short or not a graph file (")
+    assert str(caught.value).endswith("). Delete it; the next training or `anemoi-graphs create` rebuilds it.")
     assert "\n" not in str(caught.value)
 
 
@@ -304,11 +305,11 @@ def test_graph_file_that_is_cut_short(encoded: HeteroData, tmp_path: Path, kept:
 def test_file_that_is_no_graph(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "graph.pt"
     path.write_bytes(content)
-    with pytest.raises(HouseError, match=r"is cut short or no graph file|holds no graph but"):
+    with pytest.raises(HouseError, match=r"is cut short or not a graph file|, not a graph"):
         load_graph(path)
 
 
 def test_file_of_something_else_that_torch_saved(tmp_path: Path) -> None:
     torch.save({"a": 1}, tmp_path / "graph.pt")
-    with pytest.raises(HouseError, match="holds no graph but a dict"):
+    with pytest.raises(HouseError, match="holds a dict, not a graph"):
         load_graph(tmp_path / "graph.pt")

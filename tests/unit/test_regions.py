@@ -1,4 +1,4 @@
-"""Regions by distance from the LAM's edge, and the node attribute made of them, against brute force."""
+"""Regions by distance from the LAM's border, and their node attribute, against brute force."""
 
 from __future__ import annotations
 
@@ -88,17 +88,20 @@ def test_each_distance_is_in_the_region_that_its_definition_says(
     [
         (
             [-100, 0, 100, 500],
-            "inner_km: 225 leaves no node of the LAM beyond its inner ring (2 nodes are in the LAM).",
+            "inner_km: 225 leaves no node in the LAM's interior (2 nodes are in the LAM).",
         ),
         (
             [-500, -300, 100, 500],
-            "inner_km: no node lies within 225 km inside of the LAM's edge (the nearest is 300 km",
+            "inner_km: no node lies within 225 km inside of the LAM's border (the nearest is 300 km",
         ),
-        ([-500, 0, 444, np.inf], "outer_km: no node lies within 225 km outside of the LAM's edge (the nearest is 444"),
-        ([-500, 0, np.inf], "outer_km: no node lies within 225 km outside of the LAM's edge (none is near). Give a"),
-        ([-500, 0, 100], "outer_km: 225 leaves no node beyond the outer ring. Give a narrower ring."),
-        ([-500, 0, 100, np.nan], "1 of 4 nodes have no distance from the LAM's edge."),
-        ([], "inner_km: 225 leaves no node of the LAM"),
+        (
+            [-500, 0, 444, np.inf],
+            "outer_km: no node lies within 225 km outside of the LAM's border (the nearest is 444",
+        ),
+        ([-500, 0, np.inf], "outer_km: no node lies within 225 km outside of the LAM's border (none is near). Give a"),
+        ([-500, 0, 100], "outer_km: 225 leaves no node outside the outer ring. Give a narrower ring."),
+        ([-500, 0, 100, np.nan], "1 of 4 nodes have no distance from the LAM's border."),
+        ([], "inner_km: 225 leaves no node in the LAM"),
     ],
 )
 def test_a_region_without_nodes_is_an_error(signed: list[float], message: str) -> None:
@@ -109,9 +112,9 @@ def test_a_region_without_nodes_is_an_error(signed: list[float], message: str) -
 
 @pytest.mark.parametrize("width", [0, -1, np.nan, np.inf])
 def test_a_width_is_a_width(width: float) -> None:
-    with pytest.raises(HouseError, match=r"inner_km: .* is no width of a ring"):
+    with pytest.raises(HouseError, match=r"inner_km: .* is not a valid width of a ring"):
         regions([-500, 0, 100, 500], inner_km=width)
-    with pytest.raises(HouseError, match=r"outer_km: .* is no width of a ring"):
+    with pytest.raises(HouseError, match=r"outer_km: .* is not a valid width of a ring"):
         regions([-500, 0, 100, 500], outer_km=width)
 
 
@@ -177,8 +180,8 @@ def test_other_widths_of_one_graph_are_other_regions(graph: HeteroData, expected
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inner_km": 5000.0}, "BoundaryRing: inner_km: 5000 leaves no node of the LAM beyond its inner ring ("),
-        ({"outer_km": 10.0}, "BoundaryRing: outer_km: no node lies within 10 km outside of the LAM's edge ("),
+        ({"inner_km": 5000.0}, "BoundaryRing: inner_km: 5000 leaves no node in the LAM's interior ("),
+        ({"outer_km": 10.0}, "BoundaryRing: outer_km: no node lies within 10 km outside of the LAM's border ("),
         (
             {"lam_mask_attr_name": "lam_mask"},
             "BoundaryRing: lam_mask_attr_name: the nodes have no attribute 'lam_mask'. Add it to their attributes",
@@ -195,10 +198,13 @@ def test_mistake_gets_one_message(settings: dict[str, object], message: str, gra
 
 def test_a_grid_that_is_not_nested_gets_one_message(graph: HeteroData) -> None:
     graph["data"].cutout_mask = torch.zeros_like(graph["data"].cutout_mask)
-    with pytest.raises(CommandError, match=r"BoundaryRing: no edge: 0 of [\d,]+ points are in the limited area"):
+    with pytest.raises(
+        CommandError,
+        match=r"BoundaryRing: The limited area has no border: it holds 0 of [\d,]+ points",
+    ):
         ring("lam_interior").compute(graph, "data")
 
 
 def test_unknown_region_gets_one_message() -> None:
-    with pytest.raises(CommandError, match="region: 'rim' is none of lam_interior, inner_ring, outer_ring, outside"):
+    with pytest.raises(CommandError, match="region: 'rim' is not one of lam_interior, inner_ring, outer_ring, outside"):
         BoundaryRing("rim")

@@ -16,7 +16,7 @@ def _registered() -> None:
 
 
 def resolved(text: str) -> object:
-    """What a config makes of a value."""
+    """Return a value as a config resolves it."""
     config = OmegaConf.create({"system": {"hardware": {"value": text}}})
     OmegaConf.resolve(config)
     return config.system.hardware.value
@@ -34,9 +34,9 @@ def test_path_that_is_not_set(monkeypatch: pytest.MonkeyPatch, value: str | None
     with pytest.raises(ResolverError) as caught:
         resolved("${house.path_of:HOUSE_HRRR,system.input.dataset.lam}")
     assert str(caught.value).splitlines()[0] == (
-        "system.input.dataset.lam is not set. Say where the dataset is: `export HOUSE_HRRR=/path/to/it.zarr`, once, or "
-        "`system.input.dataset.lam=...` on the command line. Without data of your own: `anemoi-house sample sample` "
-        "and a config that ends in _sample."
+        "system.input.dataset.lam is not set. Set the path of the dataset: `export HOUSE_HRRR=/path/to/it.zarr`, once, "
+        "or `system.input.dataset.lam=...` on the command line. Without data of your own: `anemoi-house sample "
+        "sample` and a config that ends in _sample."
     )
 
 
@@ -54,7 +54,7 @@ def test_gpus_per_node_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch, asked: st
     [
         ({}, (1, 1, 1)),
         ({"SLURM_NNODES": "8", "SLURM_GPUS_PER_NODE": "4"}, (8, 1, 4)),
-        # A step on one of the job's nodes; and tasks that asked for their GPUs by --gpus-per-task or --gres.
+        # A step on one of the job's nodes; and tasks that requested GPUs with --gpus-per-task or --gres.
         ({"SLURM_NNODES": "8", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "4"}, (1, 4, 4)),
         ({"SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_TASKS_PER_NODE": "2(x3)", "SLURM_GPUS_PER_NODE": "v:2"}, (3, 2, 2)),
         # A shell on a node, from which Lightning starts the ranks.
@@ -73,14 +73,16 @@ def test_hardware_of_a_step(
 def test_more_tasks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "8(x2)")
     monkeypatch.setenv("SLURM_GPUS_PER_NODE", "a100:4")
-    with pytest.raises(ResolverError, match=r"8 tasks on each node, and the job 4 GPUs.*Ask for --ntasks-per-node=4\."):
+    with pytest.raises(
+        ResolverError, match=r"the job has 4 GPUs per node, but the step 8 tasks.*Request --ntasks-per-node=4\."
+    ):
         resolved("${house.slurm_gpus_per_node:}")
 
 
 @pytest.mark.parametrize("layout", ["3,1", "4(x2),3"])
 def test_uneven_tasks(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", layout)
-    with pytest.raises(ResolverError, match=r"ask for them with --ntasks-per-node, in place of --ntasks\."):
+    with pytest.raises(ResolverError, match=r"Request tasks with --ntasks-per-node instead of --ntasks\."):
         resolved("${house.slurm_tasks_per_node:}")
 
 
@@ -95,8 +97,8 @@ def test_no_number_of_gpus(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     monkeypatch.setenv("SLURM_GPUS_PER_NODE", asked)
     with pytest.raises(ResolverError) as caught:
         resolved("${house.slurm_gpus_per_node:}")
-    message = f"SLURM_GPUS_PER_NODE is '{asked}', which is no number of GPUs; set num_gpus_per_node."
-    assert str(caught.value).splitlines()[0] == message
+    message = f"SLURM_GPUS_PER_NODE: '{asked}' is not a number of GPUs. Set system.hardware.num_gpus_per_node "
+    assert str(caught.value).startswith(message)
 
 
 def test_registering_again_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:

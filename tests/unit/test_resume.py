@@ -1,4 +1,4 @@
-"""Where a run goes on: against files as a training writes them, whole, cut and damaged."""
+"""Where a run continues, with files as a training writes them: whole, cut short and damaged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS = os.urandom(4000)
 
 
 def write(path: Path, metadata: bool = True) -> Path:
-    """A checkpoint as torch and then anemoi write it: stored parts, and the metadata added last."""
+    """Write a checkpoint as torch and then anemoi do: stored parts, and the metadata last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data/0", WEIGHTS)
@@ -64,7 +64,7 @@ def test_in_the_first_epoch_it_goes_on_in_its_middle(run: Path) -> None:
     found = resume(run)
     assert found is not None
     assert (found.checkpoint.step, found.steps_again) == (25, 0)
-    assert "in the middle of an epoch" in found.told[-1]
+    assert "within an epoch" in found.summary[-1]
 
 
 def test_steps_are_compared_as_numbers(run: Path) -> None:
@@ -100,9 +100,9 @@ def test_what_is_not_whole_is_passed_over_and_named(run: Path, capsys: pytest.Ca
     assert main(["resume", str(run.parents[1])]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == f"system.input.warm_start={run / by('epoch', 0, 10)}"
-    assert f"{newest}: it was cut short; passed over" in err
-    assert f"{run / 'last.ckpt'}: its metadata was not written; passed over" in err
-    assert "run abc goes on at step 10" in err
+    assert f"{newest}: it was cut short; skipped" in err
+    assert f"{run / 'last.ckpt'}: its metadata was not written; skipped" in err
+    assert "run abc continues at step 10" in err
 
 
 def test_before_the_first_checkpoint_nothing_is_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,12 +124,12 @@ def test_several_runs_are_named(run: Path) -> None:
 def test_where_nothing_is_whole_it_says_so(run: Path) -> None:
     for path in run.glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(HouseError, match=r"no checkpoint is whole .*system\.input\.warm_start=FILE"):
+    with pytest.raises(HouseError, match=r"every checkpoint is damaged .*system\.input\.warm_start=FILE"):
         resume(run)
 
 
-def test_a_file_is_no_folder(run: Path) -> None:
-    with pytest.raises(HouseError, match="is no folder"):
+def test_a_file_is_not_a_directory(run: Path) -> None:
+    with pytest.raises(HouseError, match="is not a directory"):
         resume(run / "last.ckpt")
 
 

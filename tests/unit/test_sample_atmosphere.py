@@ -86,7 +86,7 @@ def test_constant_and_varied_surfaces(lam: Atmosphere, globe: Atmosphere) -> Non
 
 
 def test_one_atmosphere_on_all_grids(lam: Atmosphere) -> None:
-    """The same place has the same values, whatever grid it is sampled on and however longitudes are counted."""
+    """A point has the same values on every grid and for every convention of longitudes."""
     lat, lon = TINY_LAM.latlon()
     at = (np.array([3, 13, 25]), np.array([5, 22, 40]))
     time = EPOCH + 7 * SIX_HOURS
@@ -134,7 +134,7 @@ def test_global_waves_move_with_their_phase_speed(wave) -> None:
 
 
 def test_mesoscale_waves_move_with_their_phase_speed() -> None:
-    """A window centre's time series holds each frequency: least squares on them alone leaves nothing."""
+    """The series at the window's centre contains all frequencies: a least-squares fit of them leaves no residual."""
     there = Atmosphere(np.array([38.5]), np.array([262.5]))
     v = series(there, "v_1000", 200)[:, 0]
     hours = np.arange(200) * 6 * 3600.0
@@ -160,7 +160,7 @@ def test_persistence_is_a_real_opponent(name: str, part: str, request: pytest.Fi
 
 
 def test_next_state_follows_from_two(lam: Atmosphere) -> None:
-    """Ridge regression on 5 x 5 points of two states halves persistence's error, and more, on dates it has not seen."""
+    """Ridge regression on 5 x 5 points of two states has a quarter of persistence's error on unseen dates."""
     x = series(lam, "v_850", 60)
     x = (x - x[:45].mean(0)) / x[:45].std()
 
@@ -183,7 +183,7 @@ def test_states_do_not_repeat(globe: Atmosphere) -> None:
 
 
 def test_structure_finer_than_the_global_grid_is_in_the_window_alone() -> None:
-    """A 4-degree grid misses a good part of the wind inside the window, and next to none of it elsewhere."""
+    """A 4-degree grid misses much of the wind inside the window, and almost nothing elsewhere."""
     lat, lon = global_grid(4.0)
     coarse = Atmosphere(lat, lon).state(EPOCH)["v_1000"]
     interpolator = RegularGridInterpolator((lat[::-1, 0], lon[0]), coarse[::-1], method="cubic")
@@ -216,5 +216,5 @@ def test_saturation_matches_known_values() -> None:
 def test_room_is_pure() -> None:
     code = "import sys, anemoi_house.sample.atmosphere; print([m for m in sys.modules if m.split('.')[0] in "
     code += "('anemoi', 'earthkit', 'torch', 'scipy', 'zarr')])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

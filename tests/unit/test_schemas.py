@@ -92,7 +92,7 @@ STOCK: dict[str, list[dict[str, Any]]] = {
 
 
 def owner(kind: str) -> tuple[type[BaseModel], str, Any]:
-    """Model and field of the stock validation that takes a kind of settings, and how the field wraps one."""
+    """Return the model and field of the stock validation for a kind of settings, and how the field wraps them."""
     from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
     from anemoi.training.schemas.diagnostics import LoggingSchema
     from anemoi.training.schemas.training import SingleTrainingSchema
@@ -107,7 +107,7 @@ def owner(kind: str) -> tuple[type[BaseModel], str, Any]:
 
 
 def validated(kind: str, settings: dict[str, Any]) -> Any:
-    """Settings through the rebuilt model itself; what else the model needs is of no interest."""
+    """Validate settings with the rebuilt model, ignoring the other fields it requires."""
     model, field, wrap = owner(kind)
     try:
         return getattr(model(**{field: wrap(settings)}), field)
@@ -170,10 +170,10 @@ def test_mistyped_key_gets_one_message(kind: str, place: int, mistyped: str, mea
     ("place", "change", "message"),
     [
         (0, {"experiment_nam": "nested"}, "has no setting 'experiment_nam'; did you mean 'experiment_name'?"),
-        (0, {"tracking_uri": "ftp://there"}, "ftp:// is not known; give http://, https://"),
-        (0, {"tracking_uri": "https://me:pass@there"}, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
-        (0, {"finish_wait_s": -1}, "finish_wait_s: -1 will not do"),
-        (1, {"identity": "browser"}, "identity: 'browser' will not do: Input should be 'default', 'service_principal'"),
+        (0, {"tracking_uri": "ftp://there"}, "ftp:// is not known. Give http://, https://"),
+        (0, {"tracking_uri": "https://me:pass@there"}, "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        (0, {"finish_wait_s": -1}, "finish_wait_s: -1 is invalid"),
+        (1, {"identity": "browser"}, "identity: 'browser' is invalid: Input should be 'default', 'service_principal'"),
         (1, {"workspace_name": "w"}, "has no setting 'workspace_name'; did you mean 'aml_workspace_name'?"),
     ],
 )
@@ -188,12 +188,15 @@ def test_a_mistake_about_tracking_gets_one_message(place: int, change: dict[str,
     ("change", "message"),
     [
         ({"nearby": 3}, "has no setting 'nearby'; it knows _target_, boundary_width_km, ceiling, floor, "),
-        ({"num_nearest_neighbours": 0}, ": num_nearest_neighbours: 0 is no number of neighbours; give a whole number"),
-        ({"num_nearest_neighbours": 2.5}, ": num_nearest_neighbours: 2.5 is no number of neighbours"),
-        ({"num_nearest_neighbours": "lots"}, ": num_nearest_neighbours: 'lots' is no number of neighbours"),
-        ({"boundary_width_km": -1}, ": boundary_width_km: -1 will not do: Input should be greater than 0."),
-        ({"boundary_width_km": "wide"}, ": boundary_width_km: 'wide' will not do: Input should be a valid number"),
-        ({"floor": 0}, ": floor: 0 will not do: Input should be greater than 0."),
+        (
+            {"num_nearest_neighbours": 0},
+            ": num_nearest_neighbours: 0 is not a valid number of neighbours; give a whole number",
+        ),
+        ({"num_nearest_neighbours": 2.5}, ": num_nearest_neighbours: 2.5 is not a valid number of neighbours"),
+        ({"num_nearest_neighbours": "lots"}, ": num_nearest_neighbours: 'lots' is not a valid number of neighbours"),
+        ({"boundary_width_km": -1}, ": boundary_width_km: -1 is invalid: Input should be greater than 0."),
+        ({"boundary_width_km": "wide"}, ": boundary_width_km: 'wide' is invalid: Input should be a valid number"),
+        ({"floor": 0}, ": floor: 0 is invalid: Input should be greater than 0."),
     ],
 )
 def test_bad_value_gets_one_message(change: dict[str, Any], message: str) -> None:
@@ -209,9 +212,9 @@ def test_bad_value_gets_one_message(change: dict[str, Any], message: str) -> Non
     [
         (
             {"region": "rim"},
-            "region: 'rim' will not do: Input should be 'lam_interior', 'inner_ring', 'outer_ring' or 'outside'",
+            "region: 'rim' is invalid: Input should be 'lam_interior', 'inner_ring', 'outer_ring' or 'outside'",
         ),
-        ({"inner_km": 0}, "inner_km: 0 will not do: Input should be greater than 0"),
+        ({"inner_km": 0}, "inner_km: 0 is invalid: Input should be greater than 0"),
     ],
 )
 def test_a_mistake_about_a_ring_gets_one_message(change: dict[str, Any], message: str) -> None:
@@ -239,8 +242,8 @@ def test_several_mistakes_get_a_line_each() -> None:
     assert sorted(str(caught.value).splitlines()) == [
         "anemoi_house.graphs.CoveringKNNEdges has no setting 'floor'; it knows _target_, num_nearest_neighbours, "
         "source_mask_attr_name, target_mask_attr_name.",
-        "anemoi_house.graphs.CoveringKNNEdges: num_nearest_neighbours: 'auto' is no number of neighbours; give a whole "
-        "number of at least 1.",
+        "anemoi_house.graphs.CoveringKNNEdges: num_nearest_neighbours: 'auto' is not a valid number of neighbours; "
+        "give a whole number of at least 1.",
     ]
 
 
@@ -262,11 +265,11 @@ def test_schema_has_the_arguments_of_its_class(schema: type[BaseModel]) -> None:
     signature = inspect.signature(getattr(import_module(module), name))
     keys = {field.alias or key for key, field in schema.model_fields.items()} - {"_target_"}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-        # Stock passes the rest on: to a scaler what all of them get, to a logger all its settings.
+        # Stock passes further arguments: to a scaler those that all scalers get, to a logger all its settings.
         given = {"graph_data", "nodes_name", "output_mask", "kwargs", "save_dir", "settings"}
         assert {name for name in signature.parameters if name not in given} <= keys
         return
-    # What stock gives besides: to edge builders the nodes' names, to a logger the runs.
+    # Stock adds the names of the nodes for edge builders, and the runs for a logger.
     given = {"source_name", "target_name"} if "Edges" in name else {"run_id", "fork_run_id"}
     assert set(signature.parameters) - given == keys - {"enabled"}
     for key, field in schema.model_fields.items():

@@ -13,8 +13,9 @@ import requests
 import urllib3
 
 from anemoi_house.errors import HouseError
+from anemoi_house.tracking.servers.connect import check_uri, shown_uri
 from anemoi_house.tracking.servers.failures import LONGEST_REASON, RefusedError, ServerError, UnavailableError, explain
-from anemoi_house.tracking.servers.mlflow import Server, check_uri, shown_uri
+from anemoi_house.tracking.servers.mlflow import MlflowServer
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://x/mlflow", "sqlite:////a/b.db", "azureml://h/x"])
@@ -83,13 +84,13 @@ POOL = urllib3.HTTPConnectionPool("host")
          "host does not answer", 3),
         (wrapped(requests.exceptions.RetryError(urllib3.exceptions.MaxRetryError(
             POOL, "/x", urllib3.exceptions.ResponseError("too many 429 error responses")))), UnavailableError,
-         "host has too many requests (429)", 6),
+         "host receives too many requests (429)", 6),
         (wrapped(requests.exceptions.RetryError("too many 500 error responses")), UnavailableError,
          "host fails (500)", 6),
         (wrapped(requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed"
                                               " certificate (_ssl.c:1000)")), UnavailableError,
-         "the certificate of host does not verify (self-signed certificate); name the file of its authority in "
-         "REQUESTS_CA_BUNDLE", 1),
+         "the certificate of host cannot be verified (self-signed certificate); set REQUESTS_CA_BUNDLE to the "
+         "file of its certificate authority", 1),
         (Told("PERMISSION_DENIED: Permission denied", "PERMISSION_DENIED"), UnavailableError,
          "access denied by host (403); check the credentials for this server", 1),
         (Told("x", json={"error": {"code": "UserError", "message": "Bearer token expired"}}), UnavailableError,
@@ -126,19 +127,20 @@ def test_a_login_that_is_missing_is_told_of(monkeypatch: pytest.MonkeyPatch, lis
     monkeypatch.setattr(auth.TokenAuth, "__init__", lambda self, url: None)
     monkeypatch.setattr(auth.TokenAuth, "authenticate", authenticate)
     with pytest.raises(UnavailableError, match=f"anemoi-training mlflow login --url {listening}"):
-        Server(listening, authentication=True).experiment("nested")
+        MlflowServer(listening, authentication=True).experiment("nested")
 
 
 def test_names_that_no_artifact_has(tmp_path: Path, listening: str) -> None:
     for name in ("../a", "/a", "a//b", "a/../b", ".", ""):
         with pytest.raises(RefusedError):
-            Server(listening).upload("run", tmp_path, name)
+            MlflowServer(listening).upload("run", tmp_path, name)
 
 
 def test_nothing_is_imported_for_a_server_that_is_away() -> None:
     program = """
 import sys
-from anemoi_house.tracking.servers.mlflow import UnavailableError, connect
+from anemoi_house.tracking.servers.connect import connect
+from anemoi_house.tracking.servers.failures import UnavailableError
 try:
     connect({"uri": "http://127.0.0.1:9"}).experiment("nested")
 except UnavailableError as away:
@@ -149,7 +151,7 @@ except UnavailableError as away:
 
 
 def test_where_a_proxy_knows_the_way_nobody_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
-    away = Server("http://127.0.0.1:9")
+    away = MlflowServer("http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:10")

@@ -13,8 +13,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from anemoi_house.tracking.redact import Redactor
-from anemoi_house.tracking.spool import Spool, SpoolWriter, Summary
+from anemoi_house.tracking.spool import Spool, Summary
 from anemoi_house.tracking.store import SpoolStore
+from anemoi_house.tracking.writer import SpoolWriter
 
 SECRET = "s3cr3t-0123456789"
 RUN = "0123456789abcdef"
@@ -113,13 +114,11 @@ def test_what_is_over_a_limit_is_told_once_and_kept(store, client, caplog):
 
 def test_a_file_that_is_not_there_is_one_line(store, client, caplog):
     store.log_artifact(store.writer.folder / "absent.png", "absent.png")
-    assert caplog.messages == [
-        "Tracking: artifact absent.png: No such file or directory; what is left out is in over_limits.json."
-    ]
+    assert caplog.messages == ["Tracking: artifact absent.png: No such file or directory; see over_limits.json."]
 
 
 def test_a_spool_is_that_of_one_run_in_one_process(store, client):
-    with pytest.raises(MlflowException, match="a further run"):
+    with pytest.raises(MlflowException, match="another run"):
         client.create_run("0")
-    with pytest.raises(MlflowException, match="does not run in this process"):
+    with pytest.raises(MlflowException, match="is not recorded by this process"):
         MlflowClient("house-spool:///elsewhere")

@@ -1,4 +1,4 @@
-"""What a training begins with: against files as a training leaves them."""
+"""What a training starts from, with files as a training leaves them."""
 
 from __future__ import annotations
 
@@ -79,23 +79,23 @@ def test_a_longer_training_would_stay_at_the_minimum(run: Path) -> None:
     with pytest.raises(HouseError) as mistake:
         checked_start(longer)
     assert str(mistake.value) == (
-        "training.max_steps=600: training.run_id=abc brings its own schedule of the learning rate, with t_initial 300, "
-        "and from step 300 on the rate would stay at its minimum, 3e-07. To have it so: "
-        "training.optimization.lr_scheduler.t_initial=300. For a schedule of its own: weights alone into a new run, "
-        "training.load_weights_only=True with training.run_id=null training.fork_run_id=abc."
+        "training.max_steps=600: training.run_id=abc restores its own learning-rate schedule with t_initial=300, so "
+        "from step 300 the rate would stay at its minimum, 3e-07. To accept that, set "
+        "training.optimization.lr_scheduler.t_initial=300. For a new schedule, load weights alone into a new run: "
+        "training.load_weights_only=True training.run_id=null training.fork_run_id=abc."
     )
     knowingly = settings(
         training__run_id="abc", training__max_steps=600, training__optimization__lr_scheduler__t_initial=300
     )
     assert checked_start(knowingly).startswith("restart")
-    anew = settings(training__fork_run_id="abc", training__max_steps=600, training__load_weights_only=True)
-    assert checked_start(anew).startswith("weights")
+    new_schedule = settings(training__fork_run_id="abc", training__max_steps=600, training__load_weights_only=True)
+    assert checked_start(new_schedule).startswith("weights")
 
 
 def test_other_settings_of_the_schedule_would_be_ignored(run: Path) -> None:
     for key, value in (("lr_min", 1e-6), ("warmup_t", 10), ("t_initial", 200)):
         changed = settings(training__fork_run_id="abc", **{f"training__optimization__lr_scheduler__{key}": value})
-        with pytest.raises(HouseError, match=rf"^training\.optimization\.lr_scheduler\.{key}=.*would keep that"):
+        with pytest.raises(HouseError, match=rf"^training\.optimization\.lr_scheduler\.{key}=.*would stay in force"):
             checked_start(changed)
     constant = settings(training__fork_run_id="abc", training__optimization__lr_scheduler=None)
     assert checked_start(constant).startswith("fork")
@@ -103,7 +103,7 @@ def test_other_settings_of_the_schedule_would_be_ignored(run: Path) -> None:
 
 def test_a_rollout_stage_would_inherit_the_rollout(run: Path) -> None:
     stage = {"task__rollout__start": 2, "task__rollout__maximum": 12, "task__rollout__epoch_increment": 1}
-    with pytest.raises(HouseError, match=r"^task\.rollout\.start=2: training\.fork_run_id=abc brings the rollout"):
+    with pytest.raises(HouseError, match=r"^task\.rollout\.start=2: training\.fork_run_id=abc restores the rollout"):
         checked_start(settings(training__fork_run_id="abc", **stage))
     assert checked_start(settings(training__fork_run_id="abc", training__load_weights_only=True, **stage))
     longer = settings(training__run_id="abc", task__rollout__maximum=12, task__rollout__epoch_increment=1)
@@ -111,22 +111,26 @@ def test_a_rollout_stage_would_inherit_the_rollout(run: Path) -> None:
 
 
 def test_a_run_without_a_checkpoint(run: Path) -> None:
-    with pytest.raises(HouseError, match=r"^training\.run_id=xyz: .*last\.ckpt: it is not there\. There are abc in "):
+    with pytest.raises(
+        HouseError, match=r"^training\.run_id=xyz: .*last\.ckpt: it does not exist\. outputs/checkpoint has abc; "
+    ):
         checked_start(settings(training__run_id="xyz"))
     (run / "last.ckpt").unlink()
-    with pytest.raises(HouseError, match=r"no run with one in outputs/checkpoint; other outputs: HOUSE_OUTPUT"):
+    with pytest.raises(HouseError, match=r"outputs/checkpoint has no run with one; set HOUSE_OUTPUT for other outputs"):
         checked_start(settings(training__fork_run_id="abc"))
-    with pytest.raises(HouseError, match=r"^system\.input\.warm_start=old\.ckpt: old\.ckpt: it is not there"):
+    with pytest.raises(HouseError, match=r"^system\.input\.warm_start=old\.ckpt: old\.ckpt: it does not exist"):
         checked_start(settings(system__input__warm_start="old.ckpt"))
 
 
 def test_files_that_no_training_can_begin_with(run: Path) -> None:
     last = run / "last.ckpt"
     inference = last.rename(run / "inference-last.ckpt")
-    with pytest.raises(HouseError, match=r"is for inference.*Give the file beside it: .*/abc/last\.ckpt\.$"):
+    with pytest.raises(HouseError, match=r"is for inference.*Give the file next to it: .*/abc/last\.ckpt\.$"):
         checked_start(settings(system__input__warm_start=str(inference)))
     last.write_bytes(inference.read_bytes()[:-30])
-    with pytest.raises(HouseError, match=r"it was cut short\. Its checkpoint before that: .*`anemoi-house resume "):
+    with pytest.raises(
+        HouseError, match=r"it was cut short\. For an earlier one, use the arguments that `anemoi-house resume "
+    ):
         checked_start(settings(training__run_id="abc"))
     last.write_bytes(inference.read_bytes())
     assert checked_start(settings(training__run_id="abc")).startswith("restart"), "the file is read again"
@@ -135,5 +139,5 @@ def test_files_that_no_training_can_begin_with(run: Path) -> None:
 def test_a_stray_file_that_lightning_would_take(run: Path) -> None:
     (Path.cwd() / "hpc_ckpt_1.ckpt").touch()
     for config in (settings(), settings(training__run_id="abc")):
-        with pytest.raises(HouseError, match=r"hpc_ckpt_1\.ckpt: Lightning goes on from a file of this name"):
+        with pytest.raises(HouseError, match=r"hpc_ckpt_1\.ckpt: Lightning continues from a file with this name"):
             checked_start(config)

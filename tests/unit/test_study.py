@@ -1,4 +1,4 @@
-"""The study: what its grid is like, its scores and its statistics."""
+"""The study: its grid, regions, fault and scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import zarr
 from anemoi.graphs.edges import KNNEdges
-from scipy import stats
 from scipy.spatial import cKDTree
 from torch_geometric.data import HeteroData
 
@@ -19,29 +18,23 @@ from anemoi_house.boundary.index import signed_root
 from anemoi_house.forecast.read import About, Forecast
 from anemoi_house.geometry import chord, to_cartesian
 from anemoi_house.graphs import CoveringKNNEdges
-from anemoi_house.sample.build import GRIDS
+from anemoi_house.sample import grids
+from anemoi_house.sample.grids import GRIDS
 from anemoi_house.study.fault import SIZES, WEIGHTS, Fault, write_faulty
-from anemoi_house.study.scores import MEASURES, PLACES, PROFILE_KM, Nodes, _of_forecast, _verified_with, places_of
-from anemoi_house.study.statistics import difference
+from anemoi_house.study.regions import REGIONS, Nodes, regions_of
+from anemoi_house.study.scores import MEASURES, PROFILE_KM, _of_forecast, _verified_with
 from anemoi_house.study.tables import tables
-from benchmarks import grids
 
 ROOT = Path(__file__).parents[2]
 
 ABOUT = About("id", "nbd", "a.ckpt", None, 712, 6, 4628, (52, 89), (0, 0, 0, 0), {})
-PARTS = ("lam", "lam_edge", "strip", "rim", "globe", "poles")
-
-
-def graph_of(trim: int) -> HeteroData:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(grids.GRIDS, "study", replace(grids.GRIDS["study"], trim=trim))
-        return grids.nodes("study")
+PARTS = ("deep_interior", "shallow_interior", "strip", "rim", "globe", "poles")
 
 
 @pytest.fixture(scope="module")
 def graphs() -> dict[int, HeteroData]:
     """Graphs by the cells that are trimmed: none, 225 km and 480 km."""
-    return {trim: graph_of(trim) for trim in (0, 4, 8)}
+    return {trim: grids.nodes(replace(GRIDS["study"], trim_cells=trim)) for trim in (0, 4, 8)}
 
 
 def nodes_of(graph: HeteroData, edges: KNNEdges | CoveringKNNEdges) -> Nodes:
@@ -56,23 +49,16 @@ def untrimmed(graphs: dict[int, HeteroData]) -> Nodes:
     return nodes_of(graphs[0], KNNEdges("data", "hidden", 12))
 
 
-def test_the_grid_is_the_sample_command_s() -> None:
-    assert (grids.GRIDS["study"].lam, grids.GRIDS["study"].spacing) == (
-        GRIDS["study"].lam,
-        GRIDS["study"].global_spacing,
-    )
-
-
 @pytest.mark.parametrize(("trim", "with_12"), [(0, 7), (4, 2), (8, 0)])
 def test_12_neighbours_isolate_nodes_of_the_rim_and_20_do_not(
     graphs: dict[int, HeteroData], untrimmed: Nodes, trim: int, with_12: int
 ) -> None:
-    """As on the published grids; covering isolates none anywhere."""
+    """As on the published grids. Covering isolates none anywhere."""
 
     def isolated(edges: KNNEdges | CoveringKNNEdges) -> tuple[int, int]:
         nodes = nodes_of(graphs[trim], edges)
-        places, _ = places_of(nodes, untrimmed, GRIDS["study"].lam)
-        boundary = nodes.in_lam | places["strip"] | places["rim"]
+        regions, _ = regions_of(nodes, untrimmed, GRIDS["study"].lam)
+        boundary = nodes.in_lam | regions["strip"] | regions["rim"]
         return int((boundary & nodes.isolated).sum()), int(nodes.isolated.sum())
 
     twelve, everywhere = isolated(KNNEdges("data", "hidden", 12))
@@ -83,59 +69,60 @@ def test_12_neighbours_isolate_nodes_of_the_rim_and_20_do_not(
 
 
 @pytest.mark.parametrize("trim", [0, 4, 8])
-def test_each_node_is_in_one_place(graphs: dict[int, HeteroData], untrimmed: Nodes, trim: int) -> None:
+def test_each_node_is_in_one_region(graphs: dict[int, HeteroData], untrimmed: Nodes, trim: int) -> None:
     nodes = nodes_of(graphs[trim], KNNEdges("data", "hidden", 12))
-    places, signed = places_of(nodes, untrimmed, GRIDS["study"].lam)
-    assert set(places) == set(PLACES)
-    np.testing.assert_array_equal(sum(places[name].astype(int) for name in PARTS), 1)
+    regions, signed = regions_of(nodes, untrimmed, GRIDS["study"].lam)
+    assert set(regions) == set(REGIONS)
+    np.testing.assert_array_equal(sum(regions[name].astype(int) for name in PARTS), 1)
     rows = nodes.in_lam.nonzero()[0].size
-    assert places["lam"].sum() == (52 - 16) * (89 - 16)
-    assert (places["lam"] | places["lam_edge"])[nodes.in_lam].sum() == (44 * 81 if trim < 8 else rows)
+    assert regions["deep_interior"].sum() == (52 - 16) * (89 - 16)
+    assert (regions["deep_interior"] | regions["shallow_interior"])[nodes.in_lam].sum() == (
+        44 * 81 if trim < 8 else rows
+    )
 
-    # Distance from the edge by brute force, and sides by the untrimmed cutout.
+    # Distance from the border by brute force, and sides by the untrimmed cutout.
     lattice = untrimmed.points[untrimmed.in_lam].reshape(52, 89, 3)
-    edge = np.concatenate([lattice[0], lattice[-1], lattice[:, 0], lattice[:, -1]])
-    nearest = np.linalg.norm(nodes.points[:, None] - edge[None], axis=-1).min(axis=1)
-    np.testing.assert_array_equal(places["rim"], (signed > 0) & (nearest <= chord(1000.0)))
+    border = np.concatenate([lattice[0], lattice[-1], lattice[:, 0], lattice[:, -1]])
+    nearest = np.linalg.norm(nodes.points[:, None] - border[None], axis=-1).min(axis=1)
+    np.testing.assert_array_equal(regions["rim"], (signed > 0) & (nearest <= chord(1000.0)))
     beyond = cKDTree(untrimmed.points[~untrimmed.in_lam]).query(nodes.points)[0] < 1e-6
     np.testing.assert_array_equal(beyond, signed > 0)
     assert (signed[nodes.in_lam] <= 0).all()
 
 
-def test_places_outside_and_deep_inside_are_the_same_nodes_in_every_experiment(
+def test_regions_outside_and_deep_inside_are_the_same_nodes_in_every_experiment(
     graphs: dict[int, HeteroData], untrimmed: Nodes
 ) -> None:
-    first, _ = places_of(untrimmed, untrimmed, GRIDS["study"].lam)
+    first, _ = regions_of(untrimmed, untrimmed, GRIDS["study"].lam)
     assert first["isolated_rim"].sum() == 7
     for trim in (4, 8):
         nodes = nodes_of(graphs[trim], KNNEdges("data", "hidden", 12))
-        places, _ = places_of(nodes, untrimmed, GRIDS["study"].lam)
-        for name in ("lam", "rim", "globe", "poles", "isolated_rim", "isolated_poles"):
-            np.testing.assert_allclose(nodes.points[places[name]], untrimmed.points[first[name]], atol=1e-6)
-    assert places["lam_edge"].sum() < 100 < first["lam_edge"].sum()  # 480 km leave global nodes there
+        regions, _ = regions_of(nodes, untrimmed, GRIDS["study"].lam)
+        for name in ("deep_interior", "rim", "globe", "poles", "isolated_rim", "isolated_poles"):
+            np.testing.assert_allclose(nodes.points[regions[name]], untrimmed.points[first[name]], atol=1e-6)
+    assert regions["shallow_interior"].sum() < 100 < first["shallow_interior"].sum()  # 480 km leave global nodes there
 
 
 def test_scores_of_planted_errors(untrimmed: Nodes) -> None:
-    """An error of another size in each place is found there, and nowhere else; distance and index see the same."""
-    places, signed = places_of(untrimmed, untrimmed, GRIDS["study"].lam)
+    """An error of a different size in each region is found there and nowhere else; profile and index agree."""
+    regions, signed = regions_of(untrimmed, untrimmed, GRIDS["study"].lam)
     areas = cell_areas_km2(untrimmed.points)
-    band = Band.along_edge(untrimmed.points, untrimmed.in_lam, areas)
-    bins = np.digitize(signed, PROFILE_KM, right=True) - 1
+    band = Band.along_border(untrimmed.points, untrimmed.in_lam, areas)
     sizes = dict(zip(PARTS, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)))
-    error = np.sum([size * places[name] for name, size in sizes.items()], axis=0)
+    error = np.sum([size * regions[name] for name, size in sizes.items()], axis=0)
     truth = np.stack([np.zeros(len(areas)), np.full(len(areas), 2.0)])
-    found = _of_forecast(truth + np.stack([0 * error, error]), truth, band, areas, places, bins)
+    found = _of_forecast(truth + np.stack([0 * error, error]), truth, band, areas, regions, signed)
     for name, size in sizes.items():
         assert found["mse"][name] == pytest.approx([size**2])
         assert found["persistence"][name] == pytest.approx([4.0])
     assert found["mse"]["isolated_rim"] == pytest.approx([16.0])
-    assert found["bias"] == {"lam": pytest.approx([1.0]), "rim": pytest.approx([4.0])}
+    assert found["bias"] == {"deep_interior": pytest.approx([1.0]), "rim": pytest.approx([4.0])}
     centres = (PROFILE_KM[1:] + PROFILE_KM[:-1]) / 2
     assert found["profile"][0, (centres < -600)] == pytest.approx(1.0)
     assert found["profile"][0, (centres > 0) & (centres < 900)] == pytest.approx(16.0)
 
     jump = np.where(untrimmed.in_lam, 0.0, 7.0)
-    found = _of_forecast(truth + np.stack([0 * jump, jump]), truth, band, areas, places, bins)
+    found = _of_forecast(truth + np.stack([0 * jump, jump]), truth, band, areas, regions, signed)
     assert signed_root(found["error"]["jump"]["squared"]) == pytest.approx([7.0], rel=0.01)
     assert set(found["error"]) == set(MEASURES)
 
@@ -195,57 +182,6 @@ def test_forecasts_of_faulty_data_are_verified_without_the_fault(tmp_path: Path)
     ]
     assert moved.about.dataset["cutout"][0]["trim_edge"] == [0, 0, 0, 0]
     assert replace(moved, about=about) == forecast
-
-
-def test_a_difference_is_seen_through_dates_that_both_share() -> None:
-    random = np.random.default_rng(0)
-    weather = random.uniform(50, 150, 8)
-    noise = random.normal(0, 1, (2, 3, 8))
-    theirs = (weather + noise[1]) ** 2
-    ours = (weather + noise[0] - 5) ** 2
-    found = difference([ours], [theirs])
-    assert found.value == pytest.approx(np.sqrt(ours.mean(-1)).mean() - np.sqrt(theirs.mean(-1)).mean())
-    assert found.beyond_noise
-    assert -7 < found.low < -5 < found.high < -3
-    swapped = difference([theirs], [ours])
-    assert (swapped.value, swapped.low, swapped.high) == pytest.approx((-found.value, -found.high, -found.low))
-    # Of independent dates, the weather would hide it.
-    assert stats.ttest_ind(np.sqrt(ours).mean(0), np.sqrt(theirs).mean(0)).pvalue > 0.3
-
-
-@pytest.mark.parametrize(("of_seeds", "of_dates", "of_both"), [(0, 0, 1), (1, 0, 0.1), (0, 1, 0.1), (1, 1, 0.5)])
-def test_noise_is_called_a_difference_no_more_often_than_said(of_seeds: float, of_dates: float, of_both: float) -> None:
-    """Two experiments alike, whose scores vary with seeds, with dates (each in its own way), and with both."""
-    random = np.random.default_rng(1)
-    called = []
-    for _ in range(300):
-        scores = [
-            10
-            + of_seeds * random.normal(0, 1, (3, 1))
-            + of_dates * random.normal(0, 1, (1, 8))
-            + of_both * random.normal(0, 1, (3, 8))
-            for _ in range(2)
-        ]
-        called.append(difference(*([score**2] for score in scores)).beyond_noise)
-    assert np.mean(called) < 0.08  # 0.05, and 2.4 standard errors
-
-
-def test_variables_of_other_units_are_averaged_in_units_of_their_own() -> None:
-    random = np.random.default_rng(2)
-    theirs = random.uniform(8, 12, (2, 3, 8)) * np.array([1.0, 100.0])[:, None, None]
-    ours = theirs * np.array([0.9, 1.3])[:, None, None]
-    units = np.sqrt((theirs**2).mean(axis=-1)).mean(axis=-1)
-    assert difference(ours**2, theirs**2, units).value == pytest.approx((-0.1 + 0.3) / 2)
-    assert difference(ours[:1] ** 2, theirs[:1] ** 2, units[:1]).value == pytest.approx(-0.1)
-
-
-def test_one_seed_or_one_date_tells_nothing_of_noise() -> None:
-    for seeds, dates in ((1, 8), (3, 1)):
-        found = difference(np.ones((1, seeds, dates)), np.zeros((1, seeds, dates)))
-        assert (found.value, found.low, found.high) == (1.0, -np.inf, np.inf)
-        assert not found.beyond_noise
-    same = difference(np.ones((1, 3, 8)), np.ones((1, 3, 8)))
-    assert (same.value, same.low, same.high, same.beyond_noise) == (0.0, 0.0, 0.0, False)
 
 
 def test_the_page_shows_the_numbers_of_the_result() -> None:

@@ -28,11 +28,13 @@ from tracking.memory import (
 )
 
 from anemoi_house.cli import main
+from anemoi_house.tracking import stepper
 from anemoi_house.tracking import sync as syncs
-from anemoi_house.tracking.ledger import Ledger, SyncLock, ledger_path
-from anemoi_house.tracking.pending import pending
+from anemoi_house.tracking.ledger import Ledger, ledger_path, sender_lock
+from anemoi_house.tracking.pending import Pending
+from anemoi_house.tracking.servers import connect
 from anemoi_house.tracking.servers.failures import UnavailableError
-from anemoi_house.tracking.spool import SpoolWriter
+from anemoi_house.tracking.writer import SpoolWriter
 
 URI = "http://memory"
 
@@ -57,9 +59,11 @@ class Servers:
 def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
     """In place of real ones; no pause is longer than some milliseconds."""
     made = Servers()
-    monkeypatch.setattr(syncs, "connect", made)
-    for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S", "POLL_S", "LOOK_AROUND_S", "LINGER_S"):
+    monkeypatch.setattr(connect, "connect", made)
+    for name in ("POLL_S", "LOOK_AROUND_S", "LINGER_S"):
         monkeypatch.setattr(syncs, name, 0.02)
+    for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S"):
+        monkeypatch.setattr(stepper, name, 0.02)
     monkeypatch.setattr(syncs, "LAST_TRY_S", 0.3)
     yield made
     logging.disable(logging.NOTSET)
@@ -113,7 +117,7 @@ def test_what_is_no_run_is_named(
         assert main(command) == 1
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.startswith(f"anemoi-house: {path}: there is no ")
+        assert err.startswith((f"anemoi-house: {path}: does not exist. Give ", f"anemoi-house: {path}: holds no run"))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ def test_another_server_has_a_ledger_of_its_own(
 ) -> None:
     spool = write_spool(outputs / "run", [start(), metrics(("a", 1.0, 0)), end()])
     assert main(["sync", "--to", "http://other"]) == 0
-    assert not pending(spool).complete
+    assert not Pending(spool).complete
     assert main(["sync"]) == 0
     assert {uri: len(memory.runs) for uri, memory in servers.memories.items()} == {URI: 1, "http://other": 1}
     (spool.folder / "target.json").unlink()
@@ -206,7 +210,7 @@ def test_a_run_that_another_process_is_sending_is_left_to_it(
     outputs: Path, servers: Servers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spool = write_spool(outputs / "run", [start(), end()])
-    with SyncLock(spool, URI):
+    with sender_lock(spool, URI):
         assert main(["sync"]) == 1
     assert capsys.readouterr().out == f"tnbd_sample run: process {os.getpid()} is sending it; nothing to do here\n"
 
@@ -226,7 +230,7 @@ def test_ctrl_c_ends_in_one_line(outputs: Path, servers: Servers, capsys: pytest
         assert main(["sync", *options]) == 130
         out, err = capsys.readouterr()
         assert out == ""
-        assert err == "stopped; what is sent is noted, and the same command goes on from there\n"
+        assert err == "stopped; the same command continues from here\n"
     servers.fault = lambda name, done: None
     assert main(["sync"]) == 0
     (run,) = servers.memory.active()
@@ -250,7 +254,7 @@ def test_progress_is_one_line_that_fits_a_terminal(
 
 def test_watching_finds_what_is_new(outputs: Path, servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sync", "--watch"]) == 1
-    assert capsys.readouterr().err.startswith("anemoi-house: outputs: there is no such folder")
+    assert capsys.readouterr().err.startswith("anemoi-house: outputs: does not exist")
     outputs.mkdir(parents=True)
     threading.Timer(0.2, write_spool, [outputs / "one", [start("one")]]).start()
     stage = []
@@ -282,12 +286,12 @@ class Training:
 
     def __init__(self, folder: Path) -> None:
         self.spool = write_spool(folder, [])
-        self.writer = SpoolWriter(folder, tell=lambda line: None)
+        self.writer = SpoolWriter(folder, report=lambda line: None)
         self.status: int | None = None
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        self.status = syncs._Companion(self.spool).run()
+        self.status = syncs._UntilEnd(self.spool).run()
 
     def start(self) -> None:
         self._thread.start()
@@ -318,13 +322,13 @@ def test_beside_a_training_records_go_on_as_they_come(outputs: Path, servers: Se
     eventually(lambda: URI in servers.memories and [run for run in servers.memory.active() if run.rows])
     servers.fault = away
     training.put(metrics(("a", 1.0, 1)))
-    eventually(lambda: pending(training.spool).error)
-    assert pending(training.spool).error == "cannot connect to memory (connection refused)"
+    eventually(lambda: Pending(training.spool).error)
+    assert Pending(training.spool).error == "cannot connect to memory (connection refused)"
     servers.fault = lambda name, done: None
-    eventually(lambda: not pending(training.spool).records)
+    eventually(lambda: not Pending(training.spool).records)
     training.put(metrics(("a", 1.0, 2)), end())
     assert training.wait() == 0
-    assert pending(training.spool).complete
+    assert Pending(training.spool).complete
     (run,) = servers.memory.active()
     assert had_rows(run) == wanted_rows(training.spool)
     assert run.status == "FINISHED"
@@ -334,13 +338,13 @@ def test_beside_a_training_records_go_on_as_they_come(outputs: Path, servers: Se
 def test_beside_a_training_an_end_is_tried_at_once(
     outputs: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(syncs, "FIRST_PAUSE_S", 60)
-    monkeypatch.setattr(syncs, "LONGEST_PAUSE_S", 60)
+    monkeypatch.setattr(stepper, "FIRST_PAUSE_S", 60)
+    monkeypatch.setattr(stepper, "LONGEST_PAUSE_S", 60)
     servers.fault = away
     training = Training(outputs / "run")
     training.put(start())
     training.start()
-    eventually(lambda: pending(training.spool).error)
+    eventually(lambda: Pending(training.spool).error)
     servers.fault = lambda name, done: None
     training.put(end())
     assert training.wait() == 0
@@ -352,12 +356,12 @@ def test_beside_a_training_that_is_gone_it_gives_up_in_the_end(outputs: Path, se
     training = Training(outputs / "run")
     training.put(start())
     training.start()
-    eventually(lambda: pending(training.spool).error)
+    eventually(lambda: Pending(training.spool).error)
     time.sleep(0.4)
     assert training.status is None  # as long as it lives
     training.writer.close(1)
     assert training.wait() == 1
-    assert pending(training.spool).records == 1
+    assert Pending(training.spool).records == 1
 
 
 def test_beside_a_training_that_was_killed_it_says_so(outputs: Path, servers: Servers) -> None:
@@ -373,7 +377,7 @@ def test_beside_a_training_that_was_killed_it_says_so(outputs: Path, servers: Se
 def test_beside_a_training_it_waits_for_a_sync_of_the_user(outputs: Path, servers: Servers) -> None:
     training = Training(outputs / "run")
     training.put(start())
-    lock = SyncLock(training.spool, URI)
+    lock = sender_lock(training.spool, URI)
     training.start()
     time.sleep(0.1)
     assert URI not in servers.memories
@@ -383,19 +387,19 @@ def test_beside_a_training_it_waits_for_a_sync_of_the_user(outputs: Path, server
     training.writer.close(1)
 
 
-def test_a_failure_without_a_drain_is_in_the_ledger_too(
+def test_a_failure_without_a_sender_is_in_the_ledger_too(
     outputs: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(target: dict[str, str]) -> MemoryServer:
         raise UnavailableError("no such package", 1)
 
-    monkeypatch.setattr(syncs, "connect", broken)
+    monkeypatch.setattr(connect, "connect", broken)
     training = Training(outputs / "run")
     training.put(start(), end())
     training.writer.close(1)
     training.start()
     assert training.wait() == 1
-    assert pending(training.spool).error == "no such package"
+    assert Pending(training.spool).error == "no such package"
 
 
 # Listing
@@ -414,7 +418,7 @@ def test_runs_are_listed_in_80_columns(outputs: Path, servers: Servers, capsys: 
     servers.fault = away
     assert main(["sync", str(outputs / ids[1])]) == 1
     capsys.readouterr()
-    writer = SpoolWriter(outputs / ids[2], tell=lambda line: None)
+    writer = SpoolWriter(outputs / ids[2], report=lambda line: None)
     assert main(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert main(["runs", "--json"]) == 0
@@ -452,4 +456,4 @@ def test_what_a_ledger_says_of_another_version_is_left_out(outputs: Path) -> Non
     path = ledger_path(spool, URI)
     path.parent.mkdir()
     path.write_text(json.dumps({"uri": URI, "run_id": "x", "later": 1}))
-    assert Ledger.read(path, URI).run_id == "x"
+    assert Ledger.of(spool, URI).run_id == "x"

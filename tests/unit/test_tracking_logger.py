@@ -13,7 +13,8 @@ import yaml
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from anemoi_house.tracking.logger import AzureMLflowLogger, SpooledMLflowLogger, metric_name
+from anemoi_house.tracking.logger import AzureMLflowLogger, SpooledMLflowLogger
+from anemoi_house.tracking.metric_names import metric_name
 from anemoi_house.tracking.spool import Spool
 from anemoi_house.upstream.errors import CommandError
 
@@ -133,7 +134,7 @@ def test_nothing_fails(make, monkeypatch, caplog):
     logger.experiment.log_param(logger.run_id, "bad\x00name", "1")
     monkeypatch.setattr(logger._store, "log_rows", lambda rows: 1 / 0)
     logger.log_metrics({"loss": 1.0}, step=1)
-    assert [line for line in caplog.messages if "log_metrics failed and is left out: division by zero" in line]
+    assert [line for line in caplog.messages if "log_metrics failed and is skipped: division by zero" in line]
     assert all("\n" not in line for line in caplog.messages if line.startswith("Tracking"))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anemoi_house.tracking.limits import MAX_KEY, MAX_PARAMS, MAX_TAGS, MAX_VALUE, chosen, fit, fit_key, flatten
 from anemoi_house.tracking.redact import Redactor
-from anemoi_house.tracking.terminal import Terminal
+from anemoi_house.tracking.terminal_capture import TerminalCapture
 
 SECRET = "s3cr3t-0123456789"
 ENVIRON = {"AZURE_CLIENT_SECRET": SECRET, "MLFLOW_TRACKING_TOKEN": "tok-abcdef", "TOKENIZERS_PARALLELISM": "true"}
@@ -103,7 +103,7 @@ def test_terminal_output_is_kept_line_by_line(monkeypatch):
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     kept = []
-    terminal = Terminal(kept.append)
+    terminal = TerminalCapture(kept.append)
     terminal.start()
     print("a line")
     for number in range(50):

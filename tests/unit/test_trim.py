@@ -36,30 +36,30 @@ def test_width(text: str, width: float) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ([1, 2, 3], "[1, 2, 3] has 3 numbers and not 4."),
-        ([], "[] has 0 numbers and not 4."),
+        ([1, 2, 3], "[1, 2, 3] has 3 numbers, not 4."),
+        ([], "[] has 0 numbers, not 4."),
         ([15, -1, 15, 16], "[15, -1, 15, 16] must be whole numbers of cells, 0 or more."),
         ([15.0, 16, 15, 16], "[15.0, 16, 15, 16] must be whole numbers of cells, 0 or more."),
         ([True, 16, 15, 16], "[True, 16, 15, 16] must be whole numbers of cells, 0 or more."),
         (["15", "16", "15", "16"], "['15', '16', '15', '16'] must be whole numbers of cells, 0 or more."),
         ([None] * 4, "[None, None, None, None] must be whole numbers of cells, 0 or more."),
-        (True, "True is no trim."),
-        (b"abcd", "b'abcd' is no trim."),
-        ({15: 1, 16: 2, 17: 3, 18: 4}, "{15: 1, 16: 2, 17: 3, 18: 4} is no trim."),
-        (object, "<class 'object'> is no trim."),
+        (True, "True is not a valid trim."),
+        (b"abcd", "b'abcd' is not a valid trim."),
+        ({15: 1, 16: 2, 17: 3, 18: 4}, "{15: 1, 16: 2, 17: 3, 18: 4} is not a valid trim."),
+        (object, "<class 'object'> is not a valid trim."),
         ("225", "'225' has no unit; is it '225 km'?"),
         (225, "225 has no unit; is it '225 km', or cells?"),
         (2.5, "2.5 has no unit; is it '2.5 km', or cells?"),
-        ("225 mi", "'225 mi' is in 'mi' and not in km; is it '225 km'?"),
-        ("225 KM", "'225 KM' is in 'KM' and not in km; is it '225 km'?"),
-        ("225000 m", "'225000 m' is in 'm' and not in km; is it '225000 km'?"),
-        ("abc", "'abc' is no trim."),
-        ("", "'' is no trim."),
-        ("km", "'km' is no trim."),
-        ("2.2.5 km", "'2.2.5 km' is no trim."),
-        ("15 16 15 16", "'15 16 15 16' is no trim."),
-        ("nan km", "'nan km' is no trim."),
-        ("inf km", "'inf km' is no trim."),
+        ("225 mi", "'225 mi' is in 'mi', not km; is it '225 km'?"),
+        ("225 KM", "'225 KM' is in 'KM', not km; is it '225 km'?"),
+        ("225000 m", "'225000 m' is in 'm', not km; is it '225000 km'?"),
+        ("abc", "'abc' is not a valid trim."),
+        ("", "'' is not a valid trim."),
+        ("km", "'km' is not a valid trim."),
+        ("2.2.5 km", "'2.2.5 km' is not a valid trim."),
+        ("15 16 15 16", "'15 16 15 16' is not a valid trim."),
+        ("nan km", "'nan km' is not a valid trim."),
+        ("inf km", "'inf km' is not a valid trim."),
         ("1e999 km", "'1e999 km' must be a finite width, 0 km or more."),
         ("-5 km", "'-5 km' must be a finite width, 0 km or more."),
     ],
@@ -126,13 +126,13 @@ def test_trim_that_leaves_no_domain(cells: tuple[int, int, int, int]) -> None:
     with pytest.raises(HouseError) as caught:
         check_domain(cells, (211, 359), "dataloader.trim")
     assert str(caught.value) == (
-        f"dataloader.trim: {list(cells)} takes too much off a LAM of 211 rows x 359 columns: at least 8 of each must "
-        "stay. Trim less."
+        f"dataloader.trim: {list(cells)} removes too much of a LAM of 211 rows x 359 columns: at least 8 of each must "
+        "remain. Trim less."
     )
 
 
 @pytest.mark.parametrize("width_km", [1e6, 1e300])
 def test_width_beyond_the_domain(width_km: float) -> None:
     cells = width_to_cells(width_km, *HRRR_15KM.latlon())
-    with pytest.raises(HouseError, match="takes too much off a LAM of 211 rows x 359 columns"):
+    with pytest.raises(HouseError, match="removes too much of a LAM of 211 rows x 359 columns"):
         check_domain(cells, HRRR_15KM.shape)

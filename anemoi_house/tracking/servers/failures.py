@@ -1,4 +1,4 @@
-"""Why a server did not do what it was asked to: what that means for the drain, and one line about it each."""
+"""Failures of calls to a server: what each means for the sender, and one line about it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ LONGEST_REASON = 300
 
 
 class ServerError(HouseError):
-    """A server did not do what it was asked to."""
+    """A call to a server failed."""
 
 
 class UnavailableError(ServerError):
-    """It may do so later.
+    """It may succeed later.
 
     Parameters
     ----------
     message : str
     attempts : int
-        How many failures in a row are enough for somebody who waits for the result; 1 for what a person has to mend.
+        Failures in a row after which somebody who waits should give up; 1 for what only a person can fix.
     """
 
     def __init__(self, message: str, attempts: int = 3) -> None:
@@ -33,11 +33,11 @@ class UnavailableError(ServerError):
 
 
 class RefusedError(ServerError):
-    """It will never do so: the request is not to its liking."""
+    """It will never succeed: the server rejects the request itself."""
 
 
 class ExistsError(ServerError):
-    """There is an artifact of that name, which the server does not overwrite."""
+    """An artifact of that name exists, and the server does not overwrite it."""
 
 
 class GoneError(ServerError):
@@ -62,7 +62,7 @@ _CODES = {
 
 
 def explain(failure: Exception, name: str, host: str) -> ServerError:
-    """What a failure means for the drain, and one line about it.
+    """Return the error that tells the sender what a failure means, in one line.
 
     Parameters
     ----------
@@ -70,42 +70,46 @@ def explain(failure: Exception, name: str, host: str) -> ServerError:
         As MLflow, requests, SQLAlchemy or the Azure libraries raise it.
     name, host : str
         Of the server.
+
+    Returns
+    -------
+    ServerError
     """
     chain = failures(failure)
-    told = " ".join(str(one) for one in chain)
-    status, code = _status(chain, told), str(getattr(failure, "error_code", ""))
-    if (found := re.search(r"host='([^']+)', port=(\d+)", told)) is not None:
-        # What is asked on the way, to sign in for example, may be elsewhere.
+    texts = " ".join(str(one) for one in chain)
+    status, code = _status(chain, texts), str(getattr(failure, "error_code", ""))
+    if (found := re.search(r"host='([^']+)', port=(\d+)", texts)) is not None:
+        # The call may need another host, to sign in for example.
         host = found[1] if found[2] in ("80", "443") else f"{found[1]}:{found[2]}"
-    if "certificate verify failed" in told.lower():
-        why = re.search(r"certificate verify failed: ([^()\[\]]+)", told)
+    if "certificate verify failed" in texts.lower():
+        why = re.search(r"certificate verify failed: ([^()\[\]]+)", texts)
         return UnavailableError(
-            f"the certificate of {host} does not verify{f' ({why[1].strip()})' if why else ''}; "
-            "name the file of its authority in REQUESTS_CA_BUNDLE",
+            f"the certificate of {host} cannot be verified{f' ({why[1].strip()})' if why else ''}; "
+            "set REQUESTS_CA_BUNDLE to the file of its certificate authority",
             1,
         )
-    if "database is locked" in told:
+    if "database is locked" in texts:
         return UnavailableError(f"{name} is locked by another process")
-    if re.search(r"timed? ?out", told, re.IGNORECASE) and status is None:
+    if re.search(r"timed? ?out", texts, re.IGNORECASE) and status is None:
         return UnavailableError(f"{host} does not answer")
     if status in (401, 403):
         what = "sign-in refused" if status == 401 else "access denied"
         return UnavailableError(f"{what} by {host} ({status}); check the credentials for this server", 1)
     if status == 429:
-        return UnavailableError(f"{host} has too many requests (429)", 6)
+        return UnavailableError(f"{host} receives too many requests (429)", 6)
     if status is not None and status >= 500:
         return UnavailableError(f"{host} fails ({status})", 6)
     if status is None and any(_is_connection(one) for one in chain):
-        return UnavailableError(f"cannot connect to {host}{reason_of_network(told)}")
+        return UnavailableError(f"cannot connect to {host}{reason_of_network(texts)}")
     if status == 400 or code in _REFUSALS:
         return RefusedError(one_line(_message(failure)))
     if status == 404:
-        return UnavailableError(f"{host} has no such thing (404): {one_line(_message(failure))}", 1)
+        return UnavailableError(f"{host} does not have it (404): {one_line(_message(failure))}", 1)
     return UnavailableError(f"{name}: {one_line(_message(failure))}")
 
 
 def failures(failure: BaseException | None) -> list[BaseException]:
-    """A failure and those that it came from."""
+    """Return a failure and its causes."""
     chain: list[BaseException] = []
     while failure is not None and failure not in chain:
         chain.append(failure)
@@ -113,24 +117,24 @@ def failures(failure: BaseException | None) -> list[BaseException]:
     return chain
 
 
-def _status(chain: Sequence[BaseException], told: str) -> int | None:
-    """HTTP status that a failure goes back to."""
+def _status(chain: Sequence[BaseException], texts: str) -> int | None:
+    """Return the HTTP status behind a failure."""
     for one in chain:
         response = getattr(one, "response", None)
         status = getattr(one, "status_code", None) or getattr(response, "status_code", None)
         if isinstance(status, int):
             return status
-    if found := _STATUS.search(told):
+    if found := _STATUS.search(texts):
         return int(next(filter(None, found.groups())))
     body = getattr(chain[0], "json", None)
     if isinstance(body, dict) and "error_code" not in body:
         return _status_of_azure(body)
-    # Only what came over a connection has a status: MLflow's own checks use the same codes.
+    # With a cause it is no answer: MLflow's own checks use the same codes.
     return _CODES.get(getattr(chain[0], "error_code", "")) if len(chain) == 1 else None
 
 
 def _status_of_azure(body: dict[str, Any]) -> int:
-    """Status of an answer of Azure, of which MLflow keeps the text alone."""
+    """Return the status of an answer of Azure, of which MLflow keeps only the text."""
     with suppress(KeyError, TypeError, ValueError):
         return int(body["statusCode"] if "statusCode" in body else body["error"]["statusCode"])
     text = str(body).lower()
@@ -153,12 +157,12 @@ def _is_connection(failure: BaseException) -> bool:
     )
 
 
-def reason_of_network(told: str) -> str:
-    """What the network said, in brackets; empty where it is nothing known."""
+def reason_of_network(texts: str) -> str:
+    """Return the known reason in an error of the network, in brackets; else an empty text."""
     for words in ("Connection refused", "Connection reset", "Name or service not known", "No route to host",
                   "Network is unreachable", "Temporary failure in name resolution",
                   "Remote end closed connection"):  # fmt: skip
-        if words.lower() in told.lower():
+        if words.lower() in texts.lower():
             return f" ({words[0].lower()}{words[1:]})"
     return ""
 
@@ -169,6 +173,6 @@ def _message(failure: BaseException) -> str:
 
 
 def one_line(text: str, longest: int = LONGEST_REASON) -> str:
-    """The text in one line, not too long, without secrets."""
+    """Return a text in one line, shortened and without secrets."""
     line = " ".join(Redactor().text(text).split())
     return line if len(line) <= longest else f"{line[:longest]}..."

@@ -25,24 +25,26 @@ from tracking.memory import (
     write_spool,
 )
 
-from anemoi_house.tracking import drain as drains
-from anemoi_house.tracking.drain import Drain, numbered
-from anemoi_house.tracking.ledger import BusyError, Ledger, SyncLock, ledger_path
-from anemoi_house.tracking.pending import pending
+from anemoi_house.tracking import terminal_log
+from anemoi_house.tracking.ledger import Ledger, ledger_path, sender_lock
+from anemoi_house.tracking.lock import BusyError
+from anemoi_house.tracking.pending import Pending
+from anemoi_house.tracking.sender import Sender
 from anemoi_house.tracking.servers.failures import GoneError, UnavailableError
 from anemoi_house.tracking.spool import Spool
+from anemoi_house.tracking.uploads import numbered
 
 URI = "http://memory"
 
 
-def send(spool: Spool, server: MemoryServer) -> Drain:
+def send(spool: Spool, server: MemoryServer) -> Sender:
     """Send all there is, through every failure that is no kill."""
-    drain = Drain(spool, URI, server)
+    sender = Sender(spool, URI, server)
     ledger_path(spool, URI).parent.mkdir(exist_ok=True)
     while True:
         try:
-            if not drain.advance():
-                return drain
+            if not sender.advance():
+                return sender
         except UnavailableError:
             continue
 
@@ -76,8 +78,8 @@ def test_a_run_arrives_as_it_was_recorded(run_folder: Path) -> None:
         ],
     )
     memory = Memory()
-    assert not pending(spool).complete
-    drain = send(spool, MemoryServer(memory))
+    assert not Pending(spool).complete
+    sender = send(spool, MemoryServer(memory))
     run = only(memory)
     assert (run.name, run.experiment_id, run.start_time) == ("tnbd_sample", "nested", T0)
     assert (run.status, run.end_time) == ("FINISHED", T0 + 10_000)
@@ -95,11 +97,11 @@ def test_a_run_arrives_as_it_was_recorded(run_folder: Path) -> None:
     assert json.loads(run.artifacts["over_limits.json"]) == [
         {"t": T0, "what": "param", "key": "long", "value": "x", "why": "too long"}
     ]
-    state = pending(spool)
+    state = Pending(spool)
     assert state.complete
     assert (state.records, state.rows, state.error) == (0, 0, None)
-    assert drain.ledger.rows == 60
-    assert drain.ledger.refused == []
+    assert sender.ledger.rows == 60
+    assert sender.ledger.refused == []
 
 
 def test_names_that_cannot_be_used_again_are_counted_on(run_folder: Path) -> None:
@@ -134,7 +136,7 @@ def test_names_that_cannot_be_used_again_are_counted_on(run_folder: Path) -> Non
 
 
 def test_a_long_terminal_output_is_cut_at_ends_of_lines(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drains, "PART_BYTES", 10)
+    monkeypatch.setattr(terminal_log, "PART_BYTES", 10)
     text = "".join(f"line {number}\n" for number in range(5)) + "än" * 12
     spool = write_spool(run_folder, [start(), {"kind": "terminal", "text": text}, end()])
     memory = Memory()
@@ -235,7 +237,7 @@ def test_whatever_interrupts_it_the_server_has_each_thing_once(
             kept = Counter(had[name] for number in range(1, 100) if (name := numbered(path, number)) in had)
             assert kept.keys() == set(contents)
             assert kept <= Counter(contents)  # one that comes twice in a row may be found to be there
-    assert pending(spool).complete
+    assert Pending(spool).complete
 
 
 def test_what_is_there_is_asked_for_in_doubt_alone(run_folder: Path) -> None:
@@ -271,24 +273,24 @@ def test_two_copies_of_a_folder_make_one_run(tmp_path: Path) -> None:
 
         send(spool, MemoryServer(memory, fault=meanwhile))
         assert had_rows(only(memory)) == wanted_rows(spool)
-        assert Ledger.read(ledger_path(spool, URI), URI).run_id == Ledger.read(ledger_path(copy, URI), URI).run_id
+        assert Ledger.of(spool, URI).run_id == Ledger.of(copy, URI).run_id
 
 
 def test_a_run_deleted_on_the_server_stays_so(run_folder: Path) -> None:
     spool = write_spool(run_folder, [start(), metrics(("a", 1.0, 0))])
     memory = Memory()
     server = MemoryServer(memory)
-    drain = send(spool, server)
+    sender = send(spool, server)
     next(iter(memory.runs.values())).deleted = True
     write_spool(run_folder, [metrics(("a", 1.0, 1)), end()])
-    for again in (drain, Drain(spool, URI, server)):
+    for again in (sender, Sender(spool, URI, server)):
         with pytest.raises(GoneError, match="was deleted"):
             again.advance()
     ledger_path(spool, URI).unlink()
     with pytest.raises(GoneError, match="was deleted"):
         send(spool, server)
     assert len(memory.runs) == 1
-    assert "deleted" in (pending(spool).error or "")
+    assert "deleted" in (Pending(spool).error or "")
 
 
 def test_a_deleted_experiment_is_told_of(run_folder: Path) -> None:
@@ -304,8 +306,8 @@ def test_the_run_of_a_job_is_adopted(run_folder: Path) -> None:
     assert had_rows(only(memory)) == wanted_rows(spool)
     # A server that does not know the job has a run of its own for it.
     other = Memory()
-    drain = Drain(spool, "http://other", MemoryServer(other))
-    while drain.advance():
+    sender = Sender(spool, "http://other", MemoryServer(other))
+    while sender.advance():
         pass
     assert only(other).name == "tnbd_sample"
 
@@ -335,7 +337,7 @@ def test_a_parent_that_comes_later_is_named_then(tmp_path: Path) -> None:
     elder = write_spool(tmp_path / "spool" / "elder", [start("elder"), end()])
     send(elder, MemoryServer(memory))
     assert send(child, MemoryServer(memory)).ledger.lineage == {}
-    run_id = Ledger.read(ledger_path(elder, URI), URI).run_id
+    run_id = Ledger.of(elder, URI).run_id
     assert (
         next(run for run in memory.active() if run.tags["house.run_id"] == "child").tags["mlflow.parentRunId"] == run_id
     )
@@ -350,14 +352,14 @@ def test_a_run_without_an_end_is_killed_once_its_writer_is_gone(
     spool = write_spool(run_folder, [start(), metrics(("a", 1.0, 7)), {"kind": "terminal", "text": "x"}])
     memory, alive = Memory(), True
     monkeypatch.setattr(Spool, "writer_alive", lambda self: alive)
-    drain = send(spool, MemoryServer(memory))
+    sender = send(spool, MemoryServer(memory))
     assert only(memory).status == "RUNNING"
-    assert not pending(spool).complete
+    assert not Pending(spool).complete
     alive = False
-    assert not drain.advance()
+    assert not sender.advance()
     assert (only(memory).status, only(memory).end_time) == ("KILLED", T0 + 700)
     assert only(memory).artifacts["terminal_log.txt"] == b"x"
-    assert pending(spool).complete
+    assert Pending(spool).complete
 
     alive = True
     write_spool(run_folder, [start(session=1), metrics(("a", 2.0, 8))])
@@ -375,7 +377,7 @@ def test_what_is_said_after_the_end_changes_nothing_about_it(run_folder: Path) -
     run = only(memory)
     assert (run.status, run.end_time) == ("FINISHED", T0 + 10_000)
     assert run.artifacts == {"late.txt": b"x", "terminal_log.txt": b"bye\n"}
-    assert pending(spool).complete
+    assert Pending(spool).complete
 
 
 # What cannot be sent
@@ -438,25 +440,25 @@ def test_damaged_lines_and_files_are_left_out_and_told_of(run_folder: Path) -> N
     assert [row[0] for row in only(memory).rows] == ["a"]
     assert ledger.damaged == 11
     assert [one["what"] for one in ledger.refused] == ["artifact a.txt", "artifact c.txt", "hologram"]
-    assert pending(spool).complete
+    assert Pending(spool).complete
 
 
 def test_a_failure_is_in_the_ledger_until_a_call_succeeds(run_folder: Path) -> None:
     spool = write_spool(run_folder, [start(), metrics(("a", 1.0, 0)), metrics(("b", 1.0, 0))])
     ledger_path(spool, URI).parent.mkdir()
-    drain = Drain(spool, URI, MemoryServer(Memory(), fault=away))
+    sender = Sender(spool, URI, MemoryServer(Memory(), fault=away))
     for _ in range(2):
         with pytest.raises(UnavailableError):
-            drain.advance()
-    state = pending(spool)
+            sender.advance()
+    state = Pending(spool)
     assert state.error == "cannot connect to memory (connection refused)"
     assert state.attempted_at is not None
     assert state.ledger.error is not None
     assert state.ledger.error["since"] < state.attempted_at
     assert (state.records, state.rows) == (3, 2)
-    drain.server.fault = lambda name, done: None  # type: ignore[attr-defined]
-    assert drain.advance()
-    assert pending(spool).error is None
+    sender.server.fault = lambda name, done: None  # type: ignore[attr-defined]
+    assert sender.advance()
+    assert Pending(spool).error is None
 
 
 # One at a time
@@ -464,9 +466,9 @@ def test_a_failure_is_in_the_ledger_until_a_call_succeeds(run_folder: Path) -> N
 
 def test_a_second_sync_learns_who_is_at_it(run_folder: Path) -> None:
     spool = write_spool(run_folder, [start()])
-    with SyncLock(spool, URI), pytest.raises(BusyError, match=r"process \d+ is sending it"):
-        SyncLock(spool, URI)
-    SyncLock(spool, URI).release()
+    with sender_lock(spool, URI), pytest.raises(BusyError, match=r"process \d+ is sending it"):
+        sender_lock(spool, URI)
+    sender_lock(spool, URI).release()
 
 
 @pytest.mark.parametrize(("silent_s", "busy"), [(60, True), (200, False)])
@@ -481,9 +483,9 @@ def test_a_holder_on_another_host_is_known_by_its_beat(run_folder: Path, silent_
     os.utime(lock, (time.time() - silent_s,) * 2)
     if busy:
         with pytest.raises(BusyError, match="process 1 on elsewhere"):
-            SyncLock(spool, URI)
+            sender_lock(spool, URI)
     else:
-        SyncLock(spool, URI).release()
+        sender_lock(spool, URI).release()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"offset": 10000000, "uri": "x"}', b'{"unknown": 1}'])

@@ -1,4 +1,4 @@
-"""Terminal output of a training as records of its spool."""
+"""Captures the terminal output of a training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class Terminal:
-    """Copies what is written to standard output and error, line by line.
+class TerminalCapture:
+    """Copies standard output and error line by line.
 
-    Progress bars redraw their line: only its last state is kept. What is printed by other processes, or by libraries
-    below Python, is not seen.
+    Progress bars redraw their line; only its last state is kept. Output of other processes, or of libraries below
+    Python, is not captured.
 
     Parameters
     ----------
     put : callable
-        Takes a text of complete lines.
+        Called with a text of complete lines.
     """
 
     def __init__(self, put: Callable[[str], None]) -> None:
@@ -30,13 +30,13 @@ class Terminal:
         self._streams: list[tuple[Any, Any]] = []
 
     def start(self) -> None:
-        """Begin to copy."""
+        """Start copying."""
         for stream in (sys.stdout, sys.stderr):
             self._streams.append((stream, stream.write))
             stream.write = self._copying(stream.write)  # type: ignore[method-assign, assignment]
 
     def stop(self) -> None:
-        """End to copy, and let go of the line that has no end."""
+        """Stop copying, and pass on the last line even if it is incomplete."""
         for stream, write in self._streams:
             stream.write = write
         self._streams.clear()
@@ -50,7 +50,7 @@ class Terminal:
             written = write(text)
             with self._lock:
                 lines, newline, self._unfinished = (self._unfinished + text).rpartition("\n")
-                # A bar that is redrawn for hours has no newline.
+                # A bar that is redrawn for hours never ends its line.
                 self._unfinished = self._unfinished[self._unfinished[:-1].rfind("\r") + 1 :]
             if newline:
                 self._put("".join(_last_state(line) + "\n" for line in lines.split("\n")))
@@ -60,5 +60,5 @@ class Terminal:
 
 
 def _last_state(line: str) -> str:
-    """A line as it stands on the screen in the end."""
+    """Return a line as the screen shows it in the end."""
     return _ESCAPES.sub("", line).rstrip("\r").rpartition("\r")[2]

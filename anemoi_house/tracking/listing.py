@@ -10,32 +10,33 @@ from typing import Any
 
 from anemoi_house.tracking.ledger import ledgers
 from anemoi_house.tracking.pending import Pending
-from anemoi_house.tracking.servers.mlflow import shown_uri
+from anemoi_house.tracking.servers.connect import shown_uri
 from anemoi_house.tracking.spool import Spool
 from anemoi_house.tracking.sync import find
+from anemoi_house.words import counted
 
 SHORTEST_ID = 8
 WIDTH = 80
 
 
 @dataclass(frozen=True)
-class Sent:
+class ServerState:
     """What one server has of a run.
 
     Attributes
     ----------
     uri : str
     run_id : str or None
-        The server's own.
+        The server's own id.
     complete : bool
     records, rows, artifacts : int
         Still to be sent.
     refused : int
-        What the server does not take.
+        Records that the server refuses.
     error : str or None
         Why the last attempt failed.
     attempted : float or None
-        When that was, in s.
+        Time of that attempt in s.
     """
 
     uri: str
@@ -50,7 +51,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """A recorded run.
 
     Attributes
@@ -65,7 +66,7 @@ class Run:
     restarts : int
     rows, artifacts, damaged : int
         Metric rows, artifacts, and lines that cannot be read.
-    servers : list of Sent
+    servers : list of ServerState
     """
 
     run_id: str
@@ -79,23 +80,23 @@ class Run:
     rows: int
     artifacts: int
     damaged: int
-    servers: list[Sent]
+    servers: list[ServerState]
 
     def as_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the run as plain dictionaries and lists."""
         return asdict(self)
 
 
-def runs(paths: Sequence[Path] = ()) -> list[Run]:
-    """Runs at the paths, the oldest first."""
-    return [_run(spool) for spool in find(paths)]
+def recorded_runs(paths: Sequence[Path] = ()) -> list[RecordedRun]:
+    """Return the runs at the paths, the oldest first."""
+    return [_recorded_run(spool) for spool in find(paths)]
 
 
-def as_text(found: Sequence[Run]) -> str:
-    """Table of at most 80 columns, apart from addresses and reasons, which have lines of their own."""
+def as_text(found: Sequence[RecordedRun]) -> str:
+    """Return a table of at most 80 columns; addresses and errors have longer lines of their own."""
     id_width = _id_width([run.run_id for run in found])
     rows_width = max([4, *(len(f"{run.rows:,}") for run in found)])
-    # What the columns of a fixed width leave, for name and experiment.
+    # Name and experiment share what the columns of a fixed width leave.
     free = WIDTH - id_width - 16 - 8 - 8 - rows_width - 6 * 2
     name_width = max([4, *(len(run.name) for run in found)])
     experiment_width = max([10, *(len(run.experiment) for run in found)])
@@ -113,36 +114,36 @@ def as_text(found: Sequence[Run]) -> str:
     lines = [line("id", "name", "experiment", "started", "status", "restarts", "rows")]
     for run in found:
         started = _time(run.started / 1000) if run.started is not None else ""
-        counts = str(run.restarts), f"{run.rows:,}"
-        lines.append(line(run.run_id[:id_width], run.name, run.experiment, started, run.status, *counts))
-        lines += [f"  {_told(sent)}" for sent in run.servers]
+        numbers = str(run.restarts), f"{run.rows:,}"
+        lines.append(line(run.run_id[:id_width], run.name, run.experiment, started, run.status, *numbers))
+        lines += [f"  {_state_line(state)}" for state in run.servers]
         if run.damaged:
-            lines.append(f"  {run.damaged} damaged {'line' if run.damaged == 1 else 'lines'} in the record")
+            lines.append(f"  {counted(run.damaged, 'damaged line')} in the record")
     return "\n".join(lines)
 
 
-def _run(spool: Spool) -> Run:
+def _recorded_run(spool: Spool) -> RecordedRun:
     summary = spool.summary()
-    gone = summary.status == "RUNNING" and not spool.writer_alive()
-    return Run(
+    killed = summary.status == "RUNNING" and not spool.writer_alive()
+    return RecordedRun(
         run_id=spool.run_id,
         name=summary.name or spool.run_id,
         experiment=summary.experiment,
         folder=str(spool.folder),
         started=summary.started,
         ended=summary.ended,
-        status="killed" if gone else summary.status.lower(),
+        status="killed" if killed else summary.status.lower(),
         restarts=max(0, summary.sessions - 1),
         rows=summary.rows,
         artifacts=summary.artifacts,
-        damaged=summary.damaged + bool(gone and spool.torn()),
-        servers=[_sent(spool, ledger.uri) for ledger in ledgers(spool)],
+        damaged=summary.damaged + bool(killed and spool.torn()),
+        servers=[_server_state(spool, ledger.uri) for ledger in ledgers(spool)],
     )
 
 
-def _sent(spool: Spool, uri: str) -> Sent:
+def _server_state(spool: Spool, uri: str) -> ServerState:
     state = Pending(spool, uri)
-    return Sent(
+    return ServerState(
         uri=uri,
         run_id=state.ledger.run_id,
         complete=state.complete,
@@ -155,25 +156,24 @@ def _sent(spool: Spool, uri: str) -> Sent:
     )
 
 
-def _told(sent: Sent) -> str:
-    where = shown_uri(sent.uri)
-    if sent.complete:
+def _state_line(state: ServerState) -> str:
+    where = shown_uri(state.uri)
+    if state.complete:
         text = f"complete at {where}"
-    elif sent.records:
-        what = "1 record" if sent.records == 1 else f"{sent.records:,} records"
-        text = f"{what} to send to {where}"
+    elif state.records:
+        text = f"{counted(state.records, 'record')} to send to {where}"
     else:
         text = f"up to date at {where}"
-    if sent.refused:
-        text += f", {sent.refused} refused there"
-    if sent.error and not sent.complete:
-        at = f" ({_time(sent.attempted)})" if sent.attempted else ""
-        text += f": {sent.error}{at}"
+    if state.refused:
+        text += f", {state.refused} refused there"
+    if state.error and not state.complete:
+        at = f" ({_time(state.attempted)})" if state.attempted else ""
+        text += f": {state.error}{at}"
     return text
 
 
 def _id_width(ids: Sequence[str]) -> int:
-    """Characters that tell the ids apart."""
+    """Return the number of characters that tell the ids apart."""
     longest = max([SHORTEST_ID, *map(len, ids)])
     return next(
         (width for width in range(SHORTEST_ID, longest) if len({one[:width] for one in ids}) == len(set(ids))), longest

@@ -1,0 +1,39 @@
+"""Methods of tracking that never raise: nothing that happens in them may end a training."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from mlflow.tracking import MlflowClient
+
+from anemoi_house.tracking.servers.failures import one_line
+
+LOGGER = logging.getLogger(__name__)
+
+
+def harmless(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Log failures of a method in one line; never raise."""
+
+    @functools.wraps(method)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as failure:
+            reason = one_line(str(failure)) or type(failure).__name__
+            LOGGER.warning("Tracking: %s failed and is skipped: %s", method.__name__, reason)
+            return None
+
+    return guarded
+
+
+class HarmlessClient(MlflowClient):
+    """MLflow's client, whose logging methods never raise."""
+
+
+_LOGGING = re.compile(r"log_(?!model|outputs)|set_tag$|delete_tag$|set_terminated$|update_run$")
+for _name in filter(_LOGGING.match, dir(MlflowClient)):
+    setattr(HarmlessClient, _name, harmless(getattr(MlflowClient, _name)))

@@ -1,0 +1,86 @@
+"""The lines of `records.jsonl`: how they are written, read and checked.
+
+The `kind` of a record is `start`, `metrics`, `params`, `tags`, `artifact`, `terminal`, `over` (what went over a limit)
+or `end`; a restart of the run adds another `start`. Times are milliseconds since 1970, as in MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+
+class Record(NamedTuple):
+    """One line of a spool."""
+
+    data: dict[str, Any] | None
+    """The record; None if the line cannot be read, after a crash for instance."""
+    begin: int
+    """Byte in `records.jsonl` at which the line begins."""
+    end: int
+    """Byte after the line."""
+
+
+def encoded(record: dict[str, Any]) -> bytes:
+    """Return the line of a record."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
+
+
+def parsed(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line, or None if there is none in it."""
+    try:
+        data = json.loads(line)
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) and isinstance(data.get("kind"), str) else None
+
+
+def metric_value(value: float) -> float | str:
+    """Return the value of a metric as a record holds it: JSON has no NaN and no infinity."""
+    if math.isnan(value):
+        return "NaN"
+    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def is_valid(data: dict[str, Any]) -> bool:
+    """Return whether a record has the fields of its kind; a failing disk may return other bytes than it was given."""
+    try:
+        match data["kind"]:
+            case "metrics":
+                return all(_is_row(row) for row in data["rows"])
+            case "params" | "tags":
+                return all(isinstance(value, str) for value in data["values"].values())
+            case "artifact":
+                # A spool copied from elsewhere must not name other files of this machine.
+                folder, name = PurePosixPath(data["file"]).parts
+                return folder == "artifacts" and name != ".." and all(map(data.get, ("path", "sha256")))
+            case "start":
+                return isinstance(data["t"], int) and all(map(data.get, ("run_name", "experiment")))
+            case "end":
+                return isinstance(data["t"], int) and data["status"] in ("FINISHED", "FAILED", "KILLED")
+            case "terminal":
+                return isinstance(data["text"], str)
+            case _:
+                return True
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def size_of(data: dict[str, Any]) -> int:
+    """Return the number of metric rows, parameters or tags in a record."""
+    field = {"metrics": "rows", "params": "values", "tags": "values"}.get(data["kind"])
+    return len(data[field]) if field else 0
+
+
+def last_time(data: dict[str, Any], before: int | None) -> int | None:
+    """Return the last time in a record in ms, or `before` if it has none."""
+    if data["kind"] == "metrics":
+        return max((int(row[2]) for row in data["rows"]), default=before)
+    return data.get("t", before)
+
+
+def _is_row(row: Any) -> bool:
+    key, value, at, step = row
+    return bool((str(key), float(value), int(at), int(step)))

@@ -1,0 +1,75 @@
+"""Artifacts on their way to a server, under names that it accepts."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from anemoi_house.tracking.servers.base import Server
+from anemoi_house.tracking.servers.failures import ExistsError
+
+
+class Uploads:
+    """Sends files; a server that never overwrites gets each version under a name of its own.
+
+    Parameters
+    ----------
+    server : Server
+
+    Attributes
+    ----------
+    versions : Counter
+        How often each path was sent.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.versions: Counter[str] = Counter()
+
+    def send(self, run_id: str, local: Path, path: str, digest: str) -> None:
+        """Send a file under its path or, if that is taken for good, under the first free name after it.
+
+        Parameters
+        ----------
+        digest : str
+            SHA-256 of the file, by which one that has arrived already is recognised.
+        """
+        if self._server.overwrites:
+            self._server.upload(run_id, local, path)
+            return
+        arrived = False
+        while not arrived:
+            name = numbered(path, self.versions[path] + 1)
+            try:
+                self._server.upload(run_id, local, name)
+                arrived = True
+            except ExistsError:
+                content = self._server.artifact(run_id, name)
+                arrived = content is not None and hashlib.sha256(content).hexdigest() == digest
+            self.versions[path] += 1
+
+    def send_bytes(self, run_id: str, content: bytes, path: str) -> None:
+        """Send content as a file."""
+        with as_file(content) as local:
+            self.send(run_id, local, path, hashlib.sha256(content).hexdigest())
+
+
+def numbered(path: str, number: int) -> str:
+    """Return the name of the nth version of a path: the path itself, `plots/a.2.png` for the second."""
+    if number == 1:
+        return path
+    pure = PurePosixPath(path)
+    return str(pure.with_name(f"{pure.stem}.{number}{pure.suffix}"))
+
+
+@contextmanager
+def as_file(content: bytes) -> Iterator[Path]:
+    """Yield a temporary file with some content."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        yield Path(file.name)

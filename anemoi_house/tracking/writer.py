@@ -1,0 +1,171 @@
+"""The record of a run on disk, to write: what a training logs, line by line, before it is sent to any server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from anemoi_house.errors import HouseError
+from anemoi_house.files import whole
+from anemoi_house.tracking.lock import BusyError, HeartbeatLock
+from anemoi_house.tracking.records import encoded
+from anemoi_house.tracking.spool import Spool
+from anemoi_house.upstream import keys
+
+WRITE_EVERY_S = 0.2
+"""Longest wait of a record for the disk: what a kill -9 can lose."""
+KEEP_IN_MEMORY_BYTES = 256 * 2**20
+"""Records kept in memory while the disk refuses them; beyond that, the newest are lost, and counted."""
+_LOCK_TRIES = 5
+
+
+class SpoolWriter:
+    """Appends the records of a run; its methods neither wait for the disk nor raise.
+
+    A thread writes. Records that the disk refuses are kept in memory and tried again.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run's spool; created if it is missing.
+    report : callable
+        Called with one line when the disk fails, and when it has recovered.
+
+    Raises
+    ------
+    HouseError
+        The folder cannot be written to, or another process writes to it.
+    """
+
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+        self.folder = folder
+        self._report = report
+        self._pid = os.getpid()
+        self._queue: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._unwritten = b""
+        self._unwritten_records = 0
+        self._lost = 0
+        self._disk_error = ""
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._closing = False
+        try:
+            (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+            self._lock = self._acquire_lock()
+            self._file = os.open(folder / "records.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            if Spool(folder).torn():
+                self._unwritten = b"\n"  # end the record that was cut off: the next one needs a line of its own
+            self._artifacts = max((int(path.name[:6]) for path in (folder / "artifacts").glob("[0-9]*")), default=0)
+        except OSError as refused:
+            raise HouseError(
+                f"{folder}: the record of the run cannot be written ({refused.strerror}). Set {keys.OUTPUT} or "
+                f"HOUSE_OUTPUT to another folder, or train without tracking: {keys.TRACKED}=False."
+            ) from None
+        self._artifact_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
+        self._thread.start()
+
+    def put(self, record: dict[str, Any]) -> None:
+        """Append a record."""
+        if os.getpid() == self._pid:  # workers of a data loader are forks without the writing thread
+            self._queue.put(record)
+
+    def put_artifact(self, local: Path, path: str) -> None:
+        """Copy a file into the spool, and record it under `path`, its name on the server.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read or copied.
+        """
+        with self._artifact_lock:
+            self._artifacts += 1
+            name = f"artifacts/{self._artifacts:06d}{Path(path).suffix}"
+        digest = hashlib.sha256()
+        with whole(self.folder / name) as temporary:
+            with local.open("rb") as source, temporary.open("wb") as copy:
+                while chunk := source.read(2**20):
+                    digest.update(chunk)
+                    copy.write(chunk)
+            size = temporary.stat().st_size
+        self.put({"kind": "artifact", "path": path, "file": name, "size": size, "sha256": digest.hexdigest()})
+
+    def flush(self, wait_s: float) -> bool:
+        """Wait up to `wait_s` until all records are on disk; return whether they are."""
+        if self._closing:
+            return not self._unwritten
+        self._idle.clear()
+        self._wake.set()
+        return self._idle.wait(wait_s) and not self._unwritten
+
+    def close(self, wait_s: float) -> None:
+        """Write the remaining records, for `wait_s` at most, and release the spool."""
+        if self._closing:
+            return
+        written = self.flush(wait_s)
+        self._closing = True
+        self._wake.set()
+        self._thread.join(1.0)
+        lost = self._lost + (0 if written else self._unwritten_records)
+        if lost:
+            self._report(f"{self.folder}: {lost} records could not be written and are lost ({self._disk_error}).")
+        with suppress(OSError):
+            os.close(self._file)
+        self._lock.release()
+
+    def _acquire_lock(self) -> HeartbeatLock:
+        # The heartbeat alone must not stop a job that SLURM has restarted on another node.
+        try:
+            return HeartbeatLock(Spool(self.folder).lock_path, tries=_LOCK_TRIES, trust_beat=False)
+        except BusyError as busy:
+            raise HouseError(
+                f"{self.folder}: {busy}, another training, writes to the record of this run. Wait until it ends, or "
+                f"set {keys.RUN_ID} to another run."
+            ) from None
+
+    def _work(self) -> None:
+        while not self._closing:
+            self._wake.wait(WRITE_EVERY_S)
+            flushing = self._wake.is_set()
+            self._wake.clear()
+            self._collect()
+            self._write()
+            if flushing:
+                self._idle.set()
+
+    def _collect(self) -> None:
+        records: list[dict[str, Any]] = []
+        with suppress(Empty):
+            while True:
+                record = self._queue.get_nowait()
+                if record["kind"] == "terminal" and records and records[-1]["kind"] == "terminal":
+                    record = {**record, "text": records.pop()["text"] + record["text"]}
+                records.append(record)
+        if len(self._unwritten) > KEEP_IN_MEMORY_BYTES:
+            self._lost += len(records)
+            return
+        self._unwritten += b"".join(map(encoded, records))
+        self._unwritten_records += len(records)
+
+    def _write(self) -> None:
+        try:
+            while self._unwritten:  # a full disk takes a part before it refuses the rest
+                self._unwritten = self._unwritten[os.write(self._file, self._unwritten) :]
+        except OSError as refused:
+            if not self._disk_error:
+                self._report(
+                    f"{self.folder}: cannot be written to ({refused.strerror or refused}). Records are kept in memory "
+                    "until it can; training continues."
+                )
+            self._disk_error = refused.strerror or str(refused)
+            return
+        self._unwritten_records = 0
+        if self._disk_error:
+            self._disk_error = ""
+            self._report(f"{self.folder}: can be written to again; no record was lost.")
