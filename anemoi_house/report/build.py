@@ -9,17 +9,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anemoi_house.errors import HouseError
-from anemoi_house.report import lines
-from anemoi_house.report.lines import Picture
 from anemoi_house.report.numbers import numbers
 from anemoi_house.report.page import page
-from anemoi_house.report.sections import sections
+from anemoi_house.report.pictures import Pictures, draw
 from anemoi_house.report.trained import Graph, known_of
 from anemoi_house.scores.comparison import RunComparison, compare
 from anemoi_house.scores.grid import Widths
@@ -123,9 +122,8 @@ def write_report(
             graphs.setdefault(run.experiment, graph)
     found = numbers(comparison, known, {"versions": _versions(), "arguments": arguments}, notes)
     tell("drawing")
-    first, drawn = lines.by_date(found), list(sections(found, comparison, graphs))
-    pictures = [first, *(picture for section in drawn for group in section.groups for picture in group.pictures)]
-    _write(output, found, page(found, first, drawn), pictures)
+    pictures = draw(found, comparison, graphs)
+    _write(output, found, page(found, pictures), pictures)
     return output / PAGE
 
 
@@ -155,14 +153,14 @@ def check_output(output: Path) -> None:
         raise HouseError(f"{output} cannot be written: {nearest} is not a writable directory. Choose another one.")
 
 
-def _write(output: Path, found: dict[str, Any], text: str, pictures: Sequence[Picture]) -> None:
+def _write(output: Path, found: dict[str, Any], text: str, pictures: Pictures) -> None:
     """Write everything to a temporary folder in the output, then move it into place."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output, prefix=".unfinished-") as folder:
             staging = Path(folder)
             (staging / FIGURES).mkdir()
-            for picture in pictures:
+            for picture in chain.from_iterable(pictures.values()):
                 (staging / FIGURES / f"{_file(picture.name)}.png").write_bytes(picture.data)
             (staging / NUMBERS).write_text(json.dumps(found, allow_nan=False, indent=1) + "\n")
             (staging / PAGE).write_text(text)

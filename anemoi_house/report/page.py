@@ -16,8 +16,7 @@ from markupsafe import Markup
 from anemoi_house.boundary.significance import BETTER, NOISE, WORSE
 from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.figures.style import pretty
-from anemoi_house.report.lines import Picture
-from anemoi_house.report.sections import Section
+from anemoi_house.report.pictures import Pictures
 from anemoi_house.scores import SCORES
 from anemoi_house.words import listed, significant
 
@@ -49,21 +48,19 @@ class _Numbers:
         return html.format(repr(value), "/".join(map(str, path)), text)
 
 
-def page(numbers: Numbers, first: Picture, sections: Sequence[Section]) -> str:
+def page(numbers: Numbers, pictures: Pictures) -> str:
     """Return the page.
 
     Parameters
     ----------
     numbers : dict
         As `report.json` holds them.
-    first : Picture
-        Shown next to the verdict.
-    sections : sequence of Section
-        Figures, in the order of the page.
+    pictures : dict of list of Picture
+        From `pictures.draw`.
     """
     lookup = _Numbers(numbers)
     return _templates().get_template("page.html.j2").render(
-        numbers, numbers=numbers, at=lookup.at, show=lookup.show, first=first, sections=sections
+        numbers, numbers=numbers, at=lookup.at, show=lookup.show, pictures=pictures
     )  # fmt: skip
 
 

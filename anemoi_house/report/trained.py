@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anemoi_house.boundary.widths import ZONE_KM
-from anemoi_house.errors import HouseError
+from anemoi_house.errors import HouseError, first_line
 from anemoi_house.graphs.coverage import DataNodes
 from anemoi_house.runs.trained import Run
 from anemoi_house.scores.runs import Compared
@@ -87,8 +87,7 @@ def _coverage(run: Run) -> tuple[dict[str, Any], Graph]:
     try:
         model = torch.load(run.checkpoint, map_location="cpu", weights_only=False)
     except Exception as error:  # torch raises errors of many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HouseError(f"{run.checkpoint} cannot be loaded ({reason}).") from None
+        raise HouseError(f"{run.checkpoint} cannot be loaded ({first_line(error)}).") from None
     graph = getattr(model, "graph_data", None)
     if graph is None:
         raise HouseError(

@@ -192,14 +192,13 @@ def compare(
     unknown: list[str] = []
     done, total = 0, len(runs) * len(frame.dates)
     for group in _by_data(runs, grids):
-        # Runs on the same data share their analyses, which are read once.
         try:
             analyses = verify([forecast for run in group for forecast in frame.forecasts(run)], frame.variables)
         except HouseError as reason:
             unknown.append(f"Not verified: {', '.join(run.label for run in group)}; {reason}")
             tell(unknown[-1])
             analyses = _NoAnalyses()
-        of_analyses: dict[Any, Any] = {}
+        of_analyses: dict[Any, Any] = {}  # the runs share them, so that each is read and scored once
         for run in group:
             grid = grids[run.run_id]
             weights = grid.weights | common.weights_on(runs.index(run), len(grid.in_lam))
@@ -283,7 +282,7 @@ class _Scorer:
                 kept.values[score.name][place[0], leads, place[1]] = found[0]
                 if score.has_stretches:
                     kept.stretches[score.name][place[0], leads, place[1]] = found[1]
-            elif rows and score.points(self._grid):
+            elif rows and kept.values[score.name].shape[-1]:
                 kept.values[score.name][place[0], rows, place[1]] = score.values(of_tables)
 
 

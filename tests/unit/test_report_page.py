@@ -160,7 +160,7 @@ def test_a_report_is_replaced_by_a_whole_one_only(made: Path, monkeypatch: pytes
     before = (tmp_path / "old" / "index.html").read_bytes()
     monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(HouseError, match="No space left on device"):
-        build._write(tmp_path / "old", {}, "new", [])
+        build._write(tmp_path / "old", {}, "new", {})
     assert (tmp_path / "old" / "index.html").read_bytes() == before
     assert sorted(path.name for path in (tmp_path / "old").iterdir()) == ["figures", "index.html", "report.json"]
 
