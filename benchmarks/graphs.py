@@ -18,7 +18,7 @@ from anemoi.graphs.edges import KNNEdges, ReversedKNNEdges
 from anemoi.graphs.utils import concat_edges
 from torch_geometric.data import HeteroData
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.graphs.coverage import DataNodes, reached_nodes
 from anemoi_house.graphs.describe import data_nodes
 from anemoi_house.graphs.edges import BoundaryAwareKNNEdges, CoveringKNNEdges

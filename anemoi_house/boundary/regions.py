@@ -5,20 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from anemoi_house.boundary.widths import INNER_KM, OUTER_KM
 from anemoi_house.errors import HouseError
 
 REGIONS = ("lam_interior", "inner_ring", "outer_ring", "outside")
 """Names of the regions, from the inside out; the code of a region is its index here."""
-
-INNER_KM = 225.0
-"""Width of the inner ring: the published trim, 15 cells of 15 km."""
-
-OUTER_KM = 225.0
-"""Width of the outer ring: the same, two cells of GFS at 1 degree."""
-
-ZONE_KM = 1000.0
-"""Width of the boundary zone outside the LAM, in which isolated data nodes matter: as in the published experiments,
-some nine cells of GFS at 1 degree."""
 
 
 def regions(signed_km: ArrayLike, inner_km: float = INNER_KM, outer_km: float = OUTER_KM) -> NDArray[np.int8]:

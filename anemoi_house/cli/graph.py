@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.cli.parser import Commands, add_command, add_config, add_group
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from anemoi_house.boundary.regions import INNER_KM, OUTER_KM
+from anemoi_house.boundary.widths import INNER_KM, OUTER_KM
 from anemoi_house.cli.parser import Commands, add_command, add_run
 
 

@@ -7,8 +7,13 @@ import json
 from pathlib import Path
 
 from anemoi_house.cli.parser import Commands, add_command, add_config, add_config_name
+from anemoi_house.upstream import keys
 
-HARDWARE = ("nodes", "gpus_per_node", "gpus_per_model")
+HARDWARE = {
+    "nodes": keys.NODES,
+    "gpus_per_node": keys.GPUS_PER_NODE,
+    "gpus_per_model": keys.GPUS_PER_MODEL,
+}
 
 
 def add(commands: Commands) -> None:
@@ -16,9 +21,8 @@ def add(commands: Commands) -> None:
     text = "Print what a training will use: learning rate, steps, weights of the loss, checkpoints. Nothing is trained."
     parser = add_command(commands, "explain", _explain, text)
     add_config(parser)
-    for key in HARDWARE:
-        option = f"--{key.replace('_', '-')}"
-        parser.add_argument(option, type=int, metavar="N", help=f"system.hardware.num_{key}")
+    for name, key in HARDWARE.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=key)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the learning rate")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -33,8 +37,8 @@ def _explain(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         from anemoi_house.explain.plot import plot_rate
 
-    asked = {key: getattr(arguments, key) for key in HARDWARE}
-    hardware = [f"system.hardware.num_{key}={value}" for key, value in asked.items() if value is not None]
+    asked = vars(arguments)
+    hardware = [f"{key}={asked[name]}" for name, key in HARDWARE.items() if asked[name] is not None]
     values = effective(arguments.config, arguments.config_path, [*hardware, *arguments.overrides])
     if arguments.plot:
         plot_rate(values, arguments.plot)

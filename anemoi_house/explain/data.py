@@ -39,13 +39,12 @@ def training_data(config: DictConfig, missing: str) -> TrainingData:
     """Return the training data of a validated config, in which the dataset `missing` means that it cannot be opened."""
     period = keys.get(config, keys.dates_of(keys.TRAINING))
     start, end = period.get("start"), period.get("end")
-    dataset = keys.get(config, keys.DATASET)
+    dataset = keys.plain(config, keys.DATASET)
     if dataset == missing:
         return _published(keys.get(config, keys.VARIABLES).forcing, start, end)
     from anemoi.datasets import open_dataset
 
-    plain = OmegaConf.to_container(dataset) if OmegaConf.is_config(dataset) else dataset
-    opened = open_dataset(plain, start=start, end=end)
+    opened = open_dataset(dataset, start=start, end=end)
     missing_dates = frozenset(int(index) for index in opened.missing)
     dates = Dates(len(opened.dates), missing_dates, opened.frequency.total_seconds())
     return TrainingData("the dataset", opened.variables, opened.variables_metadata, dates)

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from anemoi_house.errors import HouseError
+from anemoi_house.errors import HouseError, first_line
 from anemoi_house.explain.data import training_data
 from anemoi_house.runs.start import source_of
 from anemoi_house.upstream import keys
@@ -154,10 +154,9 @@ def _replace_unknown(config: DictConfig) -> list[str]:
     notes: dict[str, str] = {}
     for key, placeholder in _PLACEHOLDERS.items():
         try:
-            if isinstance(found := keys.get(config, key), DictConfig):
-                OmegaConf.to_container(found, resolve=True)
+            keys.plain(config, key)
         except HouseError as mistake:
-            reason = str(mistake).splitlines()[0]
+            reason = first_line(mistake)
             dataset_missing = reason.startswith(f"{keys.DATASETS}.")
             if key == keys.DATASET and not dataset_missing:
                 raise HouseError(reason) from None

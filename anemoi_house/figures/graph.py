@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay, QhullError, cKDTree
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import EARTH_RADIUS_KM, distance_to_km, great_circle_km, to_cartesian
 from anemoi_house.graphs.coverage import POLAR_LATITUDE, DataNodes

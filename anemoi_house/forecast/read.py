@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anemoi_house.errors import HouseError
+from anemoi_house.errors import HouseError, first_line
 from anemoi_house.runs.trained import find_run
 
 SIDECAR = "forecast.json"
@@ -343,7 +343,7 @@ def open_data(arguments: Mapping[str, Any], whose: str) -> Any:
     try:
         return open_dataset(**arguments)
     except Exception as error:  # zarr, fsspec and anemoi-datasets raise errors of many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise HouseError(
             f"{whose} cannot be opened ({reason}). If they have moved, give their new paths: anemoi-house forecast RUN "
             "--lam PATH --global PATH."

@@ -17,6 +17,7 @@ from anemoi_house.forecast.plan import Plan
 from anemoi_house.forecast.read import FOLDER, About, dates_of, grid_difference, open_data
 from anemoi_house.runs.trained import Run
 from anemoi_house.shipped import config_folder
+from anemoi_house.upstream import keys
 
 ALL = "all"
 
@@ -99,21 +100,17 @@ def _variables(run: Run, asked: Sequence[str]) -> tuple[tuple[str, ...], bool]:
 
 def _looked_at(run: Run) -> list[str]:
     """Return the variables in the run's plots and metrics; for a run without plots, those of our plots."""
-    config = run.metadata["config"]
-    plots = [each.get("parameters") or [] for each in config["diagnostics"]["plot"].get("callbacks") or []]
-    plotted = [name for parameters in plots for name in parameters]
+    plotted = [name for each in keys.get(run.config, keys.PLOTS, []) for name in each.get("parameters") or []]
     if not plotted:
         plotted = yaml.safe_load((config_folder() / PLOTTED).read_text())["parameters"]
-    metrics = (config["training"].get("metrics") or {}).get("datasets") or {}
-    return [*plotted, *(metrics.get(run.dataset_name) or [])]
+    return [*plotted, *(keys.get(run.config, keys.METRICS, {}).get(run.dataset_name) or [])]
 
 
 def _dataset_of(run: Run) -> dict[str, Any]:
     """Return the arguments of `open_dataset` that the run was trained with, without its periods."""
-    dataloader = run.metadata["config"]["dataloader"]
-    part = next(each for each in ("test", "validation", "training") if dataloader.get(each))
-    config = dataloader[part]["datasets"][run.dataset_name]["dataset_config"]
-    arguments = {"dataset": config} if isinstance(config, str) else config
+    config = next(found for stage in (keys.TEST, keys.VALIDATION, keys.TRAINING) if (found := run.dates_of(stage)))
+    reader = config["dataset_config"]
+    arguments = {"dataset": reader} if isinstance(reader, str) else reader
     return {key: copy.deepcopy(value) for key, value in arguments.items() if value is not None}
 
 
@@ -214,7 +211,7 @@ def _about(run: Run, data: Any, arguments: dict[str, Any], step_h: int) -> About
         run_id=run.run_id,
         name=run.name,
         checkpoint=str(run.checkpoint.absolute()),
-        checkpoint_uuid=run.metadata.get("uuid"),
+        checkpoint_uuid=run.uuid,
         step=run.step,
         timestep_h=step_h,
         lam_nodes=lam_nodes,

@@ -8,7 +8,8 @@ import torch
 from anemoi.graphs.nodes.attributes.base_attributes import BaseNodeAttribute
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, regions
+from anemoi_house.boundary.regions import REGIONS, regions
+from anemoi_house.boundary.widths import INNER_KM, OUTER_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import signed_distance_km, to_cartesian
 from anemoi_house.upstream.errors import CommandError

@@ -10,8 +10,9 @@ import torch
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.boundary.regions import REGIONS, ZONE_KM
-from anemoi_house.errors import HouseError
+from anemoi_house.boundary.regions import REGIONS
+from anemoi_house.boundary.widths import ZONE_KM
+from anemoi_house.errors import HouseError, first_line
 from anemoi_house.graphs.coverage import ZONES, DataNodes, reached_nodes
 from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of
 from anemoi_house.upstream.keys import DATA, HIDDEN
@@ -33,10 +34,9 @@ def load_graph(path: Path) -> HeteroData:
     try:
         graph = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # torch raises all kinds of errors for a file that is not a pickle
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HouseError(
-            f"{path}: is cut short or not a graph file ({reason}). Delete it; the next training or `anemoi-graphs "
-            "create` rebuilds it."
+            f"{path}: is cut short or not a graph file ({first_line(error)}). Delete it; the next training or "
+            "`anemoi-graphs create` rebuilds it."
         ) from None
     if not isinstance(graph, HeteroData):
         raise HouseError(f"{path}: holds a {type(graph).__name__}, not a graph.")

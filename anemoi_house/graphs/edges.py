@@ -14,7 +14,7 @@ from anemoi.graphs.edges.builders.base import TORCH_CLUSTER_AVAILABLE
 from scipy.sparse import coo_matrix
 from torch_geometric.data.storage import NodeStorage
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     CEILING,
@@ -120,7 +120,8 @@ class BoundaryAwareKNNEdges(KNNEdges):
 
         With ties, stock KNN may need a larger number than the search finds; hence the loop.
         """
-        search = self._search(source_nodes, target_nodes)
+        source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
+        search = NeighbourSearch(source.cpu().numpy(), target.cpu().numpy())
         smallest = search.smallest(data, floor, ceiling)
         for neighbours in range(smallest or ceiling + 1, ceiling + 1):
             self.num_nearest_neighbours = neighbours
@@ -149,10 +150,6 @@ class BoundaryAwareKNNEdges(KNNEdges):
         """Return the isolated nodes, as indices into the unmasked ones."""
         reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
         return np.flatnonzero(~reached[unmasked(source_nodes, self.source_mask_attr_name)])
-
-    def _search(self, source_nodes: NodeStorage, target_nodes: NodeStorage) -> NeighbourSearch:
-        source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        return NeighbourSearch(source.cpu().numpy(), target.cpu().numpy())
 
     def _stock_edges(
         self, search: NeighbourSearch, source_nodes: NodeStorage, target_nodes: NodeStorage

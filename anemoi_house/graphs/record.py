@@ -11,7 +11,7 @@ import numpy as np
 from anemoi.graphs.processors.post_process import PostProcessor
 from torch_geometric.data import HeteroData
 
-from anemoi_house.boundary.regions import ZONE_KM
+from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.describe import RECORD, as_text, describe
 from anemoi_house.upstream.errors import CommandError

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anemoi_house.boundary.regions import ZONE_KM
-from anemoi_house.errors import HouseError
+from anemoi_house.boundary.widths import ZONE_KM
+from anemoi_house.errors import HouseError, first_line
 from anemoi_house.graphs.coverage import (
     FLOOR,
     POLAR_LATITUDE,
@@ -130,8 +129,7 @@ def size_table(
     mesh : ndarray, shape (m, 3)
         Hidden nodes.
     numbers : iterable of int
-        Numbers to show, as far as there are as many data nodes; the smallest sufficient number and the one before it
-        are added.
+        Numbers to show. Those above n are left out; the smallest sufficient number and the one before it are added.
     floor : int
         The smallest sufficient number from here on is added too: what `auto` chooses.
     """
@@ -150,7 +148,7 @@ def size_table(
 
     def row(neighbours: int) -> Row:
         isolated = zones[first > neighbours]
-        by_zone = {zone: int(np.count_nonzero(isolated == zone)) for zone in ZONES}
+        by_zone: dict[str, int] = {zone: int(np.count_nonzero(isolated == zone)) for zone in ZONES}
         return Row(neighbours, neighbours * len(mesh), {"all": len(isolated), **by_zone})
 
     return SizeTable(
@@ -200,12 +198,10 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
     # With a graph file, our resolvers would prepare its folder.
     config = composed(config_name, config_path, [*overrides, f"++{keys.GRAPH}=null"])
     try:
-        nodes, edges = (
-            OmegaConf.to_container(keys.get(config, key), resolve=True) for key in (keys.GRAPH_NODES, keys.GRAPH_EDGES)
-        )
+        nodes, edges = (keys.plain(config, key) for key in (keys.GRAPH_NODES, keys.GRAPH_EDGES))
         dataset = graph_dataset(config)
     except ResolverError as mistake:
-        raise HouseError(str(mistake).splitlines()[0]) from None
+        raise HouseError(first_line(mistake)) from None
     except OmegaConfBaseException as error:
         raise HouseError(f"the config {config_name} cannot be resolved: {error}") from None
     builder = encoder_builder(edges)

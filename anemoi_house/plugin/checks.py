@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from anemoi_house.boundary.trim import check_domain, width_to_cells
-from anemoi_house.errors import HouseError
+from anemoi_house.errors import HouseError, first_line
 from anemoi_house.upstream import keys
 
 GLOBE_DEGREES = 150
@@ -55,8 +55,7 @@ class Part:
             dataset = open_dataset(**settings)
             finite = np.isfinite(dataset.latitudes) & np.isfinite(dataset.longitudes)
         except Exception as error:  # zarr, fsspec and anemoi-datasets raise all kinds of errors
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise HouseError(f"{key}: {path} cannot be opened as an anemoi dataset ({reason}).") from error
+            raise HouseError(f"{key}: {path} cannot be opened as an anemoi dataset ({first_line(error)}).") from error
         if not finite.all():
             raise HouseError(
                 f"{key}: {np.count_nonzero(~finite)} of the {finite.size} points of {path} have coordinates that are "

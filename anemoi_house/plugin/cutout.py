@@ -34,7 +34,7 @@ def checked_cutout(cutout: DictConfig, config: DictConfig) -> dict[str, Any]:
         If a dataset fails one of the checks, the trim is invalid, or the graph file cannot be written, or is outdated
         and must not be overwritten.
     """
-    parts, used = (OmegaConf.to_container(part, resolve=True) for part in (cutout, keys.get(config, keys.VARIABLES)))
+    parts, used = OmegaConf.to_container(cutout, resolve=True), keys.plain(config, keys.VARIABLES)
     checked = json.loads(_checked(json.dumps(parts, default=str), json.dumps(used)))
     check_graph_file(config, checked)
     return checked

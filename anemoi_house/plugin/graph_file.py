@@ -99,7 +99,7 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
     root = without_overwrite(config)
     OmegaConf.update(root, keys.DATASET, None)
-    return graph_settings(OmegaConf.to_container(keys.get(root, keys.GRAPH_CONFIG), resolve=True))  # type: ignore[arg-type]
+    return graph_settings(keys.plain(root, keys.GRAPH_CONFIG))
 
 
 def without_overwrite(config: DictConfig) -> DictConfig:

@@ -17,7 +17,8 @@ from anemoi.training.schemas.diagnostics import MlflowSchema
 from anemoi.utils.schemas import BaseModel
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, ZONE_KM
+from anemoi_house.boundary.regions import REGIONS
+from anemoi_house.boundary.widths import INNER_KM, OUTER_KM, ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import CEILING, FLOOR, check_range, parse_neighbours
 from anemoi_house.tracking.servers.azure_sign_in import IDENTITIES

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking.identity import local_run_id
@@ -146,8 +146,7 @@ def _check_state(config: DictConfig, source: Source) -> None:
 
 
 def _check_schedule(config: DictConfig, before: Any, source: Source, new_run: str) -> None:
-    chosen = keys.get(config, keys.SCHEDULE)
-    now = OmegaConf.to_container(chosen, resolve=True) if isinstance(chosen, DictConfig) else chosen
+    now = keys.plain(config, keys.SCHEDULE)
     if not isinstance(before, Mapping) or not isinstance(now, Mapping):
         return
     for key in sorted(before.keys() & now.keys(), key=lambda key: (key != "t_initial", key)):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from anemoi_house.boundary.band import Band, cell_areas_km2
 from anemoi_house.boundary.profile import distance_bins
-from anemoi_house.boundary.regions import INNER_KM, OUTER_KM, REGIONS, regions
+from anemoi_house.boundary.regions import REGIONS, regions
+from anemoi_house.boundary.widths import INNER_KM, OUTER_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import distance_to_km, signed_distance_km, spacing_km, to_cartesian
 

@@ -1,4 +1,4 @@
-"""Whether a trained model has learned anything: its errors one step ahead, beside those of persistence."""
+"""Skill of a trained model: its errors one step ahead next to those of persistence."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anemoi_house.errors import HouseError
+from anemoi_house.forecast.one_step import OneStep
 from anemoi_house.runs.trained import Run
 
 VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
 """What the published experiments are judged by in validation."""
-
-REGIONS = ("lam", "outside")
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class Skill:
     ----------
     variable : str
     region : str
-        `lam` or `outside`.
+        `lam`, the whole LAM, or `outside`.
     model, persistence : float
-        Errors of the model one step ahead, and of taking the last state for the next one.
+        Errors of the model one step ahead, and of the last state taken for the next one.
     """
 
     variable: str
@@ -40,61 +38,33 @@ class Skill:
 
 
 def skill(run: Run, variables: tuple[str, ...] = VARIABLES) -> list[Skill]:
-    """Errors one step ahead on all validation dates of the run.
+    """Compute errors one step ahead over all validation dates of a run.
 
-    Every node inside the LAM counts alike, those outside by the cosine of their latitude.
+    Nodes in the LAM have equal weights, those outside the cosine of their latitude.
 
     Raises
     ------
     HouseError
-        Where the model does not predict one of the variables, or the validation data are gone.
+        If the model does not predict one of the variables, or the validation data cannot be opened.
     """
-    import torch
-    from anemoi.datasets import open_dataset
-
-    names = run.metadata["metadata_inference"]["data"]["data_indices"]
-    if unknown := sorted(set(variables) - names["output"].keys() & names["input"].keys()):
-        raise HouseError(f"{', '.join(unknown)}: no prognostic variable of {run.checkpoint}.")
-    validation = run.metadata["config"]["dataloader"]["validation"]["datasets"]["data"]
-    try:
-        data = open_dataset(validation["dataset_config"]["dataset"], start=validation["start"], end=validation["end"])
-    except (OSError, ValueError) as error:
-        raise HouseError(f"the validation data of {run.checkpoint} cannot be opened ({error}).") from None
-
-    model = torch.load(run.checkpoint, map_location="cpu", weights_only=False).eval()
-    inputs = [data.name_to_index[name] for name in sorted(names["input"], key=names["input"].get)]
-    outputs = [names["output"][name] for name in variables]
-    columns = [data.name_to_index[name] for name in variables]
-    steps = run.metadata["config"]["task"]["multistep_input"]
-    in_lam = np.arange(data.shape[-1]) < np.asarray(data.grids)[0]
-    weights = {"lam": in_lam.astype(float), "outside": np.where(in_lam, 0, np.cos(np.deg2rad(data.latitudes)))}
-
-    squares: dict[tuple[str, str, str], list[float]] = {}
-    for date in range(steps, len(data)):
-        states = np.stack([data[date - steps + step] for step in range(steps)])[:, :, 0]  # (step, variable, node)
-        batch = torch.from_numpy(states[:, inputs].transpose(0, 2, 1)[None])
-        with torch.inference_mode():
-            predicted = model.predict_step({"data": batch})["data"].numpy()
-        predicted = predicted.reshape(-1, predicted.shape[-1])[:, outputs].T
-        truth, last = data[date][columns, 0], states[-1, columns]
-        for name, guess in (("model", predicted), ("persistence", last)):
-            for region in REGIONS:
-                means = np.average((guess - truth) ** 2, axis=-1, weights=weights[region])
-                for variable, mean in zip(variables, means):
-                    squares.setdefault((variable, region, name), []).append(float(mean))
+    model = OneStep(run, variables)
+    cosine = np.cos(np.deg2rad(model.latitudes))
+    weights = {"lam": model.in_lam.astype(float), "outside": np.where(model.in_lam, 0, cosine)}
+    squares: dict[str, list[np.ndarray]] = {region: [] for region in weights}
+    for state in model.states():
+        errors = np.stack([state.predicted, state.last]) - state.truth
+        for region, each in weights.items():
+            squares[region].append(np.average(errors**2, axis=-1, weights=each))
+    rms = {region: np.sqrt(np.mean(each, axis=0)) for region, each in squares.items()}
     return [
-        Skill(
-            variable,
-            region,
-            *(float(np.sqrt(np.mean(squares[variable, region, name]))) for name in ("model", "persistence")),
-        )
-        for variable in variables
-        for region in REGIONS
+        Skill(variable, region, *map(float, each[:, number]))
+        for number, variable in enumerate(variables)
+        for region, each in rms.items()
     ]
 
 
 def losses(run: Run) -> list[tuple[int, float, float]]:
-    """Losses of the run by epoch, as (step, training loss, validation loss); empty where it was not tracked."""
+    """Return the losses of a run by epoch, as (step, training loss, validation loss); none if it was not tracked."""
     if not run.spool.records_path.is_file():
         return []
     history = run.spool.metrics("train/loss_epoch", "val/loss")
@@ -103,7 +73,7 @@ def losses(run: Run) -> list[tuple[int, float, float]]:
 
 
 def as_text(run: Run, errors: list[Skill], history: list[tuple[int, float, float]]) -> str:
-    """Losses and errors for a person, within 80 columns."""
+    """Return losses and errors as text of at most 80 columns."""
     lines = [f"run {run.run_id}"]
     if history:
         lines += ["", f"{'step':>8}{'training loss':>16}{'validation loss':>18}"]

@@ -9,6 +9,7 @@ import torch
 
 from anemoi_house.runs.trained import find_run
 from anemoi_house.study.plan import VARIABLES
+from anemoi_house.upstream import keys
 
 OTHER_DATE = 7
 """Dates between the two states: 42 h, so that the hour of the day differs too."""
@@ -29,10 +30,9 @@ def mesh_use(run: Path, dates: int = 12) -> dict[str, dict[str, float]]:
 
     found = find_run(run)
     model = torch.load(found.checkpoint, map_location="cpu", weights_only=False).eval()
-    names = found.metadata["metadata_inference"]["data"]["data_indices"]
-    test = found.metadata["config"]["dataloader"]["test"]["datasets"]["data"]
+    names, test = found.inference["data_indices"], found.dates_of(keys.TEST)
     data = open_dataset(test["dataset_config"]["dataset"], start=test["start"], end=test["end"])
-    steps = found.metadata["config"]["task"]["multistep_input"]
+    steps = found.input_steps
     inputs = [data.name_to_index[name] for name in sorted(names["input"], key=names["input"].get)]
     columns = [data.name_to_index[name] for name in VARIABLES]
     outputs = [names["output"][name] for name in VARIABLES]

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_house.study.fault import SETTINGS
+from anemoi_house.upstream import keys
 
 GRID, SAMPLE_DATES = "study", 264
-TRIM = "dataloader.trim='225 km'"
+TRIM = f"{keys.TRIM}='225 km'"
 EXPERIMENTS = {
     "mmgt": ["--config-name=mmgt"],
     "nbd": ["--config-name=nbd"],
     "tnbd": ["--config-name=tnbd", TRIM],
     "tnbd_covering": ["--config-name=tnbd_covering", TRIM],
     "nbd_covering": ["--config-name=nbd", "graph=house_covering"],
-    "tnbd_wide": ["--config-name=tnbd", "dataloader.trim='480 km'"],
+    "tnbd_wide": ["--config-name=tnbd", f"{keys.TRIM}='480 km'"],
     "nbd_fault": ["--config-name=nbd"],
 }
 """Arguments of `anemoi-training train`."""
@@ -100,7 +101,7 @@ class Run:
         return [
             *EXPERIMENTS[self.experiment],
             "+sample=house_study",
-            f"diagnostics.log.mlflow.run_name={self.experiment}",
+            f"{keys.RUN_NAME}={self.experiment}",
         ]
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 from anemoi.graphs.edges import KNNEdges
 from scipy.spatial import cKDTree
 
-from anemoi_house.boundary.regions import INNER_KM, ZONE_KM
+from anemoi_house.boundary.widths import INNER_KM, ZONE_KM
 from anemoi_house.geometry import Bools, Floats, LambertGrid, distance_to_km, great_circle_km, to_cartesian, to_latlon
 from anemoi_house.graphs.describe import load_graph
 

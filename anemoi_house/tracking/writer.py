@@ -16,6 +16,7 @@ from anemoi_house.files import whole
 from anemoi_house.tracking.lock import BusyError, HeartbeatLock
 from anemoi_house.tracking.records import encoded
 from anemoi_house.tracking.spool import Spool
+from anemoi_house.upstream import keys
 
 WRITE_EVERY_S = 0.2
 """Longest wait of a record for the disk: what a kill -9 can lose."""
@@ -63,8 +64,8 @@ class SpoolWriter:
             self._artifacts = max((int(path.name[:6]) for path in (folder / "artifacts").glob("[0-9]*")), default=0)
         except OSError as refused:
             raise HouseError(
-                f"{folder}: the record of the run cannot be written ({refused.strerror}). Set system.output.root or "
-                "HOUSE_OUTPUT to another folder, or train without tracking: diagnostics.log.mlflow.enabled=False."
+                f"{folder}: the record of the run cannot be written ({refused.strerror}). Set {keys.OUTPUT} or "
+                f"HOUSE_OUTPUT to another folder, or train without tracking: {keys.TRACKED}=False."
             ) from None
         self._artifact_lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
@@ -125,7 +126,7 @@ class SpoolWriter:
         except BusyError as busy:
             raise HouseError(
                 f"{self.folder}: {busy}, another training, writes to the record of this run. Wait until it ends, or "
-                "set training.run_id to another run."
+                f"set {keys.RUN_ID} to another run."
             ) from None
 
     def _work(self) -> None:

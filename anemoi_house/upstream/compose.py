@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anemoi_house.errors import HouseError
+from anemoi_house.errors import HouseError, first_line
 
 
 def composed(config_name: str, config_path: Path | None, overrides: Sequence[str]) -> DictConfig:
@@ -78,7 +78,7 @@ def validated(config: DictConfig, config_name: str) -> DictConfig:
     Raises
     ------
     HouseError
-        For any mistake found, in one line if it is ours to explain.
+        For any mistake found; in one line if one of our checks finds it.
     """
     from anemoi.training.schemas.base_schema import BaseSchema, convert_to_omegaconf
     from pydantic import ValidationError
@@ -87,9 +87,9 @@ def validated(config: DictConfig, config_name: str) -> DictConfig:
         OmegaConf.resolve(config)
         valid: DictConfig = convert_to_omegaconf(BaseSchema(**{str(key): value for key, value in config.items()}))
     except HouseError as mistake:
-        raise HouseError(str(mistake).splitlines()[0]) from None
+        raise HouseError(first_line(mistake)) from None
     except ValidationError as error:
         raise HouseError(f"the config {config_name} is not valid: {error}") from None
     except OmegaConfBaseException as error:
-        raise HouseError(f"the config {config_name} cannot be resolved: {str(error).splitlines()[0]}") from None
+        raise HouseError(f"the config {config_name} cannot be resolved: {first_line(error)}") from None
     return valid

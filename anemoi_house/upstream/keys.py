@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 DATA, HIDDEN = "data", "hidden"
 """Name of the dataset and of its nodes in the graph, and name of the mesh."""
@@ -74,12 +75,12 @@ def dates_of(stage: str) -> str:
     return f"{stage}.datasets.{DATA}"
 
 
-def get(config: Mapping[str, Any] | DictConfig, key: str, default: Any = None) -> Any:
+def get(config: dict[str, Any] | DictConfig, key: str, default: Any = None) -> Any:
     """Return the value at a dotted key; `default` where it is not set or null.
 
     Parameters
     ----------
-    config : DictConfig or mapping
+    config : DictConfig or dict
         The whole config: of a training, or the plain copy of it in a checkpoint.
     key : str
         One of this module.
@@ -87,12 +88,22 @@ def get(config: Mapping[str, Any] | DictConfig, key: str, default: Any = None) -
         Value for a key that is absent or null.
     """
     found: Any = config
-    if isinstance(config, DictConfig):
-        found = OmegaConf.select(config, key)
-    else:
+    if isinstance(config, dict):
         for part in key.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
+    else:
+        from omegaconf import OmegaConf
+
+        found = OmegaConf.select(config, key)
     return default if found is None else found
+
+
+def plain(config: DictConfig, key: str) -> Any:
+    """Return the setting at a dotted key, resolved, as plain lists, dicts and values."""
+    from omegaconf import OmegaConf
+
+    found = get(config, key)
+    return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
 
 def continues_run(config: DictConfig) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ class Loss:
 
 
 def loss_of(
-    config: DictConfig, variables: Sequence[str], metadata: Mapping[str, Any] | None
+    config: DictConfig, variables: Sequence[str], metadata: dict[str, Any] | None
 ) -> tuple[Loss, tuple[str, ...]]:
     """Return the loss of a training, and the scalers left out because they need the statistics of the data.
 
@@ -57,7 +57,7 @@ def loss_of(
         The whole config, validated.
     variables : sequence of str
         Of the dataset, in its order.
-    metadata : mapping or None
+    metadata : dict or None
         The dataset's `variables_metadata`; None to derive parameters and levels from the names.
     """
     from anemoi.models.data_indices.collection import IndexCollection

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from anemoi_house.errors import HouseError
+from anemoi_house.errors import HouseError, first_line
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.checkpoints import INFERENCE, fault_of
 
@@ -46,9 +46,8 @@ class InferenceCheckpoint:
         try:
             return cls(checkpoint, load_metadata(str(checkpoint)))
         except (OSError, ValueError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise HouseError(
-                f"{checkpoint}: not a checkpoint of anemoi-training, or cut short ({reason}). {ANOTHER}"
+                f"{checkpoint}: not a checkpoint of anemoi-training, or cut short ({first_line(error)}). {ANOTHER}"
             ) from None
 
     @property
@@ -57,7 +56,7 @@ class InferenceCheckpoint:
         return self.metadata["run_id"]
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Config of the training, resolved; read it with `keys.get`."""
         return self.metadata["config"]
 

@@ -433,7 +433,7 @@ def test_a_full_disk_ends_in_one_line(archive: Path, tmp_path: Path) -> None:
     assert process.wait(120) == 1
     told = (tmp_path / "log").read_text()
     assert "Traceback" not in told
-    assert told.splitlines()[-1].startswith("The disk is full. What was loaded stays")
+    assert told.splitlines()[-1].startswith("The disk is full. Loaded dates are kept")
 
 
 def test_a_join_of_a_flat_part_and_one_in_rows_ends_in_one_line(archive: Path, tmp_path: Path) -> None:

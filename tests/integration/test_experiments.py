@@ -1,4 +1,4 @@
-"""The sample experiments through the stock commands, from an unrelated folder, with the wheel installed."""
+"""The sample experiments through the stock commands, in an unrelated directory, with the wheel installed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ EXPERIMENTS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An unrelated folder, in which all experiments of this module run."""
+    """An unrelated directory, in which all experiments of this module run."""
     return tmp_path_factory.mktemp("unrelated")
 
 
 @pytest.fixture(scope="module")
 def trained(installed, folder):
-    """Function that trains an experiment once, and gives its checkpoint folder and its log."""
+    """Function that trains an experiment once, and returns its checkpoint folder and its log."""
     runs: dict[str, tuple[Path, str]] = {}
 
     def train(experiment: str) -> tuple[Path, str]:
@@ -50,7 +50,7 @@ def trained(installed, folder):
                 "train",
                 f"--config-name={experiment}",
                 f"training.max_steps={STEPS}",
-                f"dataloader.limit_batches.training={STEPS}",  # an epoch, so that it is validated
+                f"dataloader.limit_batches.training={STEPS}",  # one epoch, so that it is validated
                 "dataloader.limit_batches.validation=4",
                 cwd=folder,
             )
@@ -102,7 +102,7 @@ def test_trains(experiment, trained, folder):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_metrics_of_the_regions_add_up_to_the_whole(experiment, trained, folder):
-    """In the tracker's record, by the areas of the graph and half of the weight on the LAM."""
+    """In the record of the run, by the areas in the graph, with half of the weight on the LAM."""
     run, log = trained(experiment)
     (spool,) = (spool for spool in find_spools(folder / "outputs") if spool.run_id == run.name)
     metrics = spool.summary().metrics

@@ -114,7 +114,7 @@ def test_everything_that_the_model_predicts(folder, made, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample", "--dates", "2020-01-26T06", "--lead-time", "6h"], "sample: no inference-last.ckpt lies below it"),
+        (["sample", "--dates", "2020-01-26T06", "--lead-time", "6h"], "sample: contains no inference-last.ckpt"),
         (asked("2020-01-26T06", lead_time="7h"), "--lead-time: 7h is not a multiple of the model's step, 6h"),
         (asked("2020-01-01T00"), "--dates: 2020-01-01T00 cannot be an initial date"),
         (asked("2021-01-01T00"), "--dates: 2021-01-01T00 is not in the data"),

@@ -1,4 +1,4 @@
-"""Jobs of `anemoi-house sbatch` under a real SLURM of three nodes: their limits, and what else can end an attempt."""
+"""Jobs of `anemoi-house sbatch` under a real SLURM of three nodes: limits, and other ways in which an attempt ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from anemoi_house.upstream.checkpoints import checkpoints_in, fault_of
 pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 BIN = Path(sys.prefix) / "bin"
-# Ten steps to an epoch, so that there is a checkpoint every few seconds.
+# Ten steps per epoch, so that a checkpoint is written every few seconds.
 SHORT = [
     *("dataloader.training.datasets.data.end=2020-01-03", "dataloader.validation.datasets.data.end=2020-01-26"),
     "dataloader.limit_batches.validation=1",
@@ -31,7 +31,7 @@ SHORT = [
 STEPS_PER_EPOCH = 10
 PAIR_STEPS = 50
 PAIR = ["--seed=2020", f"training.max_steps={PAIR_STEPS}"]
-UNSENT = "diagnostics.log.mlflow.offline=True"  # spares the process that sends records
+UNSENT = "diagnostics.log.mlflow.offline=True"  # without the process that sends records
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def slurm(small_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """A cluster that was started when the small disk was there, and so sees it."""
+    """A cluster that is started after the small disk is mounted, and so sees it."""
     with SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster", cpus=8, nodes=3) as cluster:
         yield cluster
 
 
 class Trained:
-    """A sample training as a job: its script, its folder and what it says."""
+    """A sample training as a job: its script, its folder and its log."""
 
     def __init__(self, slurm: SlurmCluster, sample: Path, folder: Path, *options: str, output: Path | None = None):
         self.slurm, self.sample, self.folder = slurm, sample, folder
@@ -62,7 +62,7 @@ class Trained:
         self.script.write_text(done.stdout)
 
     def submit(self, *options: str) -> str:
-        # One thread: with several, sums are rounded one way or another.
+        # One thread: with several, the rounding of sums varies.
         environment = {"HOUSE_SAMPLE": str(self.sample), "OMP_NUM_THREADS": "1"}
         self.job_id = self.slurm.submit(self.script, "--output=job.log", *options, cwd=self.folder, env=environment)
         return self.job_id
@@ -77,7 +77,7 @@ class Trained:
         return "\n".join(line[:300] for line in self.log.splitlines()[-60:])
 
     def said(self, text: str) -> list[str]:
-        """What the script itself has said, of the lines that hold a text; a progress bar may stand before it."""
+        """Messages of the script itself that contain a text; a progress bar may precede them on the line."""
         own = re.findall(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d job {self.job_id}: .*", self.log)
         return [line for line in own if text in line]
 
@@ -89,7 +89,7 @@ class Trained:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Ends of epochs, the furthest first."""
+        """Checkpoints at ends of epochs, the furthest first."""
         return [
             each.path for run in self.output.glob("checkpoint/*") for each in checkpoints_in(run) if each.ends_an_epoch
         ]
@@ -111,13 +111,13 @@ class Trained:
             is_training = any(part.endswith(b"anemoi-training") for part in command[:2])
             if is_training and environment.get("HOUSE_OUTPUT") == str(self.output) and "RANK" in environment:
                 found[int(folder.name)] = (parent, environment)
-        # The workers of a rank's data loader look like it.
+        # The workers of a rank's data loader look like the rank.
         own = {process: environment for process, (parent, environment) in found.items() if parent not in found}
         return {int(environment["RANK"]): (process, environment) for process, environment in own.items()}
 
 
 def stopped_while_it_writes(process: int, folder: Path, patience_s: float = 150) -> Path:
-    """Stop a rank as soon as a checkpoint appears and is not whole yet; that checkpoint."""
+    """Stop a rank as soon as an incomplete checkpoint appears, and return that checkpoint."""
     deadline = time.monotonic() + patience_s
     known = set(os.listdir(folder))
     while time.monotonic() < deadline:
@@ -128,13 +128,13 @@ def stopped_while_it_writes(process: int, folder: Path, patience_s: float = 150)
         os.kill(process, signal.SIGSTOP)
         if fault_of(folder / new[0]):
             return folder / new[0]
-        os.kill(process, signal.SIGCONT)  # too late for this one
+        os.kill(process, signal.SIGCONT)  # this one is already complete
         known.update(new)
     raise TimeoutError(f"no checkpoint was met while it was being written to {folder}")
 
 
 def is_told_to_end(process: int) -> bool:
-    """Whether SIGTERM waits for a process that is stopped."""
+    """Return True if SIGTERM is pending for a stopped process."""
     (pending,) = re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{process}/status").read_text())
     return bool(int(pending, 16) >> signal.SIGTERM - 1 & 1)
 
@@ -148,7 +148,7 @@ def seconds(line: str) -> float:
 
 
 def hold_until_the_limit_is_near(job: Trained) -> None:
-    """Hold the first attempt behind its first epoch; let go, it ends at the next checkpoint."""
+    """Hold the first attempt after its first epoch; when released, it ends at the next checkpoint."""
 
     def is_near() -> bool:
         return bool(job.said("the limit is near"))
@@ -165,7 +165,7 @@ def hold_until_the_limit_is_near(job: Trained) -> None:
 
 
 def hold_until_it_is_told_to_end(job: Trained) -> Path:
-    """Hold the second attempt in the middle of its second epoch; the checkpoint that it has reached."""
+    """Hold the second attempt within its second epoch, and return the checkpoint that it has reached."""
     before = len(job.checkpoints)
 
     def new() -> list[Path]:
@@ -182,7 +182,7 @@ def hold_until_it_is_told_to_end(job: Trained) -> Path:
 
 
 def hold_two_attempts(job: Trained) -> Path:
-    """Let no machine be so fast that its training needs no two requeues; where the second one goes on."""
+    """Make the training need two requeues even on a fast machine; return the checkpoint that the second starts from."""
     hold_until_the_limit_is_near(job)
     job.wait_for("attempt 2 on")
     return hold_until_it_is_told_to_end(job)
@@ -192,17 +192,17 @@ def hold_two_attempts(job: Trained) -> Path:
 def limited(
     slurm: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Trained, Future[Path]]]:
-    """A job with a limit shorter than its training, on a node that no test takes away, and what holds it."""
+    """A job with a limit shorter than its training, on a node that no test removes, and the future that holds it."""
     folder = tmp_path_factory.mktemp("pair") / "limited"
     job = Trained(slurm, sample, folder, "--time=3", "--signal-before=40", *PAIR)
     job.submit("--nodelist=node2")
     with ThreadPoolExecutor() as executor:
-        yield job, executor.submit(hold_two_attempts, job)  # at once: its first epoch comes soon
+        yield job, executor.submit(hold_two_attempts, job)  # immediately: its first epoch ends soon
 
 
 @pytest.fixture(scope="module")
 def built(limited: tuple[Trained, Future[Path]], sample: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Override that gives the other jobs their graph, built while the limited one builds its own."""
+    """Override for the other jobs with the path of a graph, built while the limited job builds its own."""
     graph = f"system.input.graph={tmp_path_factory.mktemp('graph') / 'tnbd_sample.pt'}"
     environment = os.environ | {"HOUSE_SAMPLE": str(sample), "HOUSE_OUTPUT": str(tmp_path_factory.mktemp("none"))}
     command = [BIN / "anemoi-house", "prepare", "--config-name=tnbd_sample", *SHORT, graph]
@@ -214,18 +214,18 @@ def built(limited: tuple[Trained, Future[Path]], sample: Path, tmp_path_factory:
 def pair(
     slurm: SlurmCluster, sample: Path, limited: tuple[Trained, Future[Path]], built: str
 ) -> tuple[Trained, Trained, Future[Path]]:
-    """The limited job, one with its seed that has the time, and what holds the first.
+    """The limited job, a job with the same seed and enough time, and the future that holds the first.
 
     They train while the other tests wait.
     """
     job, holding = limited
     whole = Trained(slurm, sample, job.folder.with_name("whole"), "--time=30", UNSENT, built, *PAIR)
-    whole.submit("--nodelist=node2", "--begin=now+40")  # when the other one is held
+    whole.submit("--nodelist=node2", "--begin=now+40")  # while the other one is held
     return job, whole, holding
 
 
 def fill_the_disk(slurm: SlurmCluster, sample: Path, built: str, folder: Path, disk: Path) -> None:
-    """A checkpoint finds no room, a run that goes on does neither, until there is some."""
+    """A checkpoint does not fit on the disk, nor does that of the next attempt, until space is freed."""
     job = Trained(slurm, sample, folder, "--time=30", UNSENT, built, "training.max_steps=20", output=disk / "run")
     job.submit("--nodelist=node2")
     job.slurm.wait_for(lambda: job.ranks(), f"a rank\n{job.last_words}", 90)
@@ -237,7 +237,7 @@ def fill_the_disk(slurm: SlurmCluster, sample: Path, built: str, folder: Path, d
     job.submit("--nodelist=node2")
     assert job.ended()["JobState"] == "FAILED"
     assert re.search(
-        r"system\.output\.root=.*: (0\.0 GiB are free, and|cannot be written to \(No space left on device\))", job.log
+        r"system\.output\.root=.*: (0\.0 GiB are free, but|cannot be written \(No space left on device\))", job.log
     )
     (disk / "other").unlink()
     job.submit("--nodelist=node2")
@@ -246,7 +246,7 @@ def fill_the_disk(slurm: SlurmCluster, sample: Path, built: str, folder: Path, d
 
 
 def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> None:
-    """One rank is killed; then all of them, in the act of writing a checkpoint."""
+    """One rank is killed; then all of them, while they write a checkpoint."""
     job = Trained(slurm, sample, folder, "--nodes=2", "--time=30", UNSENT, built, "training.max_steps=30")
     job.submit("--nodelist=node1,node2")
     job.wait_for_epochs(1)
@@ -254,19 +254,19 @@ def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> N
     assert set(ranks) == {0, 1}
     seeds = [{environment["ANEMOI_BASE_SEED"] for _, environment in ranks.values()}]
     os.kill(ranks[1][0], signal.SIGKILL)
-    job.wait_for("requeued, to go on at")
+    job.wait_for("requeued, to continue at")
     slurm.wait_for(lambda: not job.ranks(), "the other rank is ended", 20)
 
     job.wait_for("attempt 2 on")
     slurm.wait_for(lambda: len(job.ranks()) == 2, f"two ranks\n{job.last_words}", 120)
     seeds.append({environment["ANEMOI_BASE_SEED"] for _, environment in job.ranks().values()})
     processes = [process for _, (process, _) in sorted(job.ranks().items())]
-    job.wait_for_epochs(len(job.checkpoints) + 1)  # an attempt that reaches none is the last
+    job.wait_for_epochs(len(job.checkpoints) + 1)  # an attempt that reaches no checkpoint is not requeued
     newest = stopped_while_it_writes(processes[0], job.checkpoints[0].parent)
     for process in processes:
         os.kill(process, signal.SIGKILL)
     assert fault_of(newest)
-    # A disk may lose more of it than the kill.
+    # As after a crash of the disk, which may lose more than the kill.
     last = newest.with_name("last.ckpt")
     last.write_bytes(last.read_bytes()[:-5000])
     ended = job.ended()
@@ -274,10 +274,8 @@ def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> N
     assert ended["Restarts"] == "2"
     assert all(len(each) == 1 for each in seeds)
     assert seeds[0] != seeds[1], "the seed is renewed with each attempt"
-    assert re.search(
-        rf"{re.escape(str(newest))}: (it was cut short|its metadata was not written); passed over", job.log
-    )
-    assert f"{last}: it was cut short; passed over" in job.log
+    assert re.search(rf"{re.escape(str(newest))}: (it was cut short|its metadata was not written); skipped", job.log)
+    assert f"{last}: it was cut short; skipped" in job.log
     assert {fault_of(path) for path in job.checkpoints} == {""}
     assert job.checkpoints[0].stem.endswith("step_000030")
 
@@ -286,7 +284,7 @@ def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> N
 def beside(
     slurm: SlurmCluster, small_disk: Path, sample: Path, built: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[None]]]:
-    """What goes on while other tests wait, since each job alone leaves a processor idle; on nodes that stay."""
+    """Trainings during the other tests, since a single job leaves a processor idle; on nodes that no test removes."""
     folders = [tmp_path_factory.mktemp(name) for name in ("full", "lost")]
     with ThreadPoolExecutor(max_workers=1) as executor:
         yield {
@@ -296,7 +294,7 @@ def beside(
 
 
 def test_trainings_begin(pair: tuple[Trained, Trained, Future[Path]], beside: dict[str, Future[None]]) -> None:
-    """First of all, so that the tests which look at their ends have not to wait for them."""
+    """The first test, so that the tests of how the trainings end need not wait for them."""
     pair[0].wait_for("attempt 1 on node2")
     assert not beside["disk"].done()
 
@@ -321,7 +319,7 @@ def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, 
     )
     job.submit()
     assert job.ended()["JobState"] == "FAILED"
-    assert job.said("Give another --output; or, to go on with other settings, remove")
+    assert job.said("Give another --output. To continue with other settings, remove")
     assert not list(job.output.glob("checkpoint/*"))
 
 
@@ -334,25 +332,25 @@ def test_a_node_that_is_lost_while_its_ranks_still_run(
     job.submit("--nodelist=node3")
     job.wait_for_epochs(1)
 
-    # The daemon alone: what it has started goes on, and it finds it again.
+    # Only the daemon ends: the ranks that it started continue, and it finds them again.
     slurm.end_daemon("node3")
     slurm.start_node("node3")
     job.wait_for_epochs(len(job.checkpoints) + 1)
     assert job.slurm.job(job.job_id)["JobState"] == "RUNNING"
 
-    # Two jobs that would write one run.
+    # Two jobs with the same output.
     other = Trained(slurm, sample, tmp_path / "other", "--time=30", "--signal-before=8", UNSENT, built,
                     "training.max_steps=100000", output=job.output)  # fmt: skip
     other.submit("--nodelist=node2")
     assert other.ended(120)["JobState"] == "FAILED"
-    assert other.said(f"{job.output} is job {job.job_id}'s, which still runs")
+    assert other.said(f"{job.output} is in use by job {job.job_id}, which still runs")
 
-    # The node: SLURM requeues the job, which finds the ranks of its attempt before still at work, and waits.
+    # The node is lost: SLURM requeues the job, which finds the ranks of the previous attempt running, and waits.
     (process, _) = job.ranks()[0]
     slurm.end_daemon("node3")
     slurm.run("scontrol", "update", "nodename=node3", "state=down", "reason=lost")
     slurm.run("scontrol", "update", f"jobid={job.job_id}", "reqnodelist=", check=False)
-    job.wait_for("is still written to; waiting for its end")
+    job.wait_for("is still being written; waiting up to")
     assert not job.said("finished")
     os.kill(process, signal.SIGKILL)
     written = len(job.checkpoints)
@@ -372,19 +370,19 @@ def test_lost_ranks_and_a_checkpoint_that_was_cut(beside: dict[str, Future[None]
     beside["ranks"].result(timeout=600)
 
 
-@pytest.mark.usefixtures("trainings")  # of test_slurm, which go on beside it
+@pytest.mark.usefixtures("trainings")  # of test_slurm, in parallel
 def test_a_limit_in_the_middle_of_an_epoch(pair: tuple[Trained, Trained, Future[Path]]) -> None:
-    """No checkpoint comes in the time that is left: the job goes on at the end of the epoch before."""
+    """No checkpoint is written in the time that is left: the job continues from the end of the previous epoch."""
     limited, _, holding = pair
     reached = holding.result(timeout=600)
-    limited.wait_for("requeued, to go on at", times=2)
+    limited.wait_for("requeued, to continue at", times=2)
     limited.wait_for("attempt 3 on")
-    assert limited.said("requeued, to go on at")[1].endswith(f"to go on at {reached.name}")
-    limited.wait_for(rf"goes on at step {int(reached.stem[-6:])} \({reached.name}\)")
+    assert limited.said("requeued, to continue at")[1].endswith(f"to continue at {reached.name}")
+    limited.wait_for(rf"continues at step {int(reached.stem[-6:])} \({reached.name}\)")
 
 
 def test_a_limit_is_a_pause(pair: tuple[Trained, Trained, Future[Path]], record_property) -> None:
-    """Held, ended by its limit and requeued, a training is that without a limit, to the bit."""
+    """A training that is held, ended by its limit and requeued has the weights of one without a limit, to the bit."""
     limited, whole, holding = pair
     holding.result(timeout=600)
     assert whole.ended()["JobState"] == "COMPLETED", whole.last_words
@@ -392,10 +390,13 @@ def test_a_limit_is_a_pause(pair: tuple[Trained, Trained, Future[Path]], record_
     assert job["JobState"] == "COMPLETED", limited.last_words
     restarts = int(job["Restarts"])
     assert restarts >= 2
-    assert len(limited.said("requeued, to go on at")) == restarts
-    assert len(limited.said("the limit is near")) - restarts in (0, 1)  # the last attempt may end itself, so near
+    assert len(limited.said("requeued, to continue at")) == restarts
+    assert len(limited.said("the limit is near")) - restarts in (
+        0,
+        1,
+    )  # the last attempt may end by itself this close to the limit
 
-    # No step beyond the last end of an epoch is lost, so that each epoch was ended once.
+    # No step after the last end of an epoch is lost, so each epoch ended once.
     names = [path.name for path in limited.checkpoints]
     assert names == [path.name for path in whole.checkpoints]
     assert len(names) == PAIR_STEPS // STEPS_PER_EPOCH
@@ -405,7 +406,7 @@ def test_a_limit_is_a_pause(pair: tuple[Trained, Trained, Future[Path]], record_
         for name, tensor in weights(ours).items():
             assert torch.equal(tensor, expected[name]), f"{ours.name}: {name}"
 
-    # The second pause begins with a rank that is held, so that the first alone tells what one costs.
+    # The second pause begins with a held rank, so only the first shows the cost of a pause.
     end, begin = seconds(limited.said("requeued")[0]), seconds(limited.said("attempt")[1])
     (records,) = limited.output.glob("logs/mlflow/spool/*/records.jsonl")
     rows = [row for line in records.open() for row in json.loads(line).get("rows", [])]

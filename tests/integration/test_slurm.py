@@ -1,4 +1,4 @@
-"""`slurm2ddp.sh` under a real SLURM of two nodes: in batch, in an interactive allocation, in steps of every kind."""
+"""`slurm2ddp.sh` under a real SLURM of two nodes: in batch jobs, an interactive allocation, and all kinds of steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slurm.ranks import KINDS, LAYOUTS, SCRIPT, STEPS
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
-    pytest.mark.usefixtures("trainings"),  # they go on beside the tests that wait for SLURM
+    pytest.mark.usefixtures("trainings"),  # they run while the tests wait for SLURM
 ]
 
 SHOW = """
@@ -48,14 +48,14 @@ def show(cluster: SlurmCluster, *arguments: str) -> list[str]:
 
 
 def told(text: str) -> list[dict]:
-    """What the tasks have printed, by rank."""
+    """Output of the tasks, by rank."""
     return sorted(
         (json.loads(line) for line in text.splitlines() if line[:1] == "{"), key=lambda task: int(task["RANK"])
     )
 
 
 def batch(cluster: SlurmCluster, folder: Path, text: str, *options: str) -> tuple[dict[str, str], str]:
-    """Run a job to its end; what the controller and the job say."""
+    """Run a job to its end, and return what the controller says about it, and its log."""
     script = folder / "job.sh"
     script.write_text(f"#!/bin/bash\n{text}\n")
     job = cluster.wait_for_job(cluster.submit(script, "--output=job.log", *options, cwd=folder), patience_s=60)
@@ -63,7 +63,7 @@ def batch(cluster: SlurmCluster, folder: Path, text: str, *options: str) -> tupl
 
 
 def assert_ranks(tasks: list[dict], nodes: dict[str, int], master: str) -> None:
-    """Compare with the places that SLURM's block distribution gives: ranks node by node."""
+    """Compare with SLURM's block distribution: ranks node by node."""
     expected = [(node, local, number) for number, (node, count) in enumerate(nodes.items()) for local in range(count)]
     places = [(task["node"], int(task["LOCAL_RANK"]), int(task["NODE_RANK"])) for task in tasks]
     assert places == expected
@@ -127,7 +127,7 @@ def test_steps_on_parts_of_a_job_at_once(slurm: SlurmCluster, tmp_path: Path) ->
 def test_without_srun_in_a_batch_job(slurm: SlurmCluster, tmp_path: Path) -> None:
     job, log = batch(slurm, tmp_path, shlex.join(show(slurm)), "-N2", "--ntasks-per-node=2")
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
-    assert "this is no task of a SLURM step; start it with srun" in log
+    assert "not a task of a SLURM step; start it with srun" in log
 
 
 def test_without_srun_in_an_allocation(slurm: SlurmCluster) -> None:
@@ -142,10 +142,10 @@ def test_ranks_meet(slurm: SlurmCluster) -> None:
 
 
 def test_two_jobs_on_the_same_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """Their ranks are on both nodes at once, and meet those of their own job: 1 + 2, not 1 + 2 + 1 + 2."""
+    """Their ranks share both nodes, and only connect to those of their own job: 1 + 2, not 1 + 2 + 1 + 2."""
     script = tmp_path / "job.sh"
     meet = shlex.join([sys.executable, "-I", str(slurm.folder / "meet.py")])
-    # Neither lets go of its port before the other has come.
+    # Neither releases its port before the other has started.
     script.write_text(
         f"#!/bin/bash\nsrun {SCRIPT} bash -c 'touch $OWN.$RANK; "
         f"while [ ! -e $OTHER.$RANK ]; do sleep 0.1; done; {meet}; sleep 3'\n"

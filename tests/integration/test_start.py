@@ -1,4 +1,4 @@
-"""Restart, fork, warm start and rollout through the stock command, and that `explain` tells what they then log."""
+"""Restart, fork, warm start and rollout through the stock command, and whether `explain` predicts what they log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from anemoi_house.upstream.checkpoints import checkpoints_in
 
-# Ten steps to an epoch, the metrics of each step, and a schedule of forty.
+# Ten steps per epoch, metrics at each step, and a schedule of forty steps.
 SHORT = [
     "dataloader.training.datasets.data.end=2020-01-03",
     "dataloader.validation.datasets.data.end=2020-01-27",
@@ -23,14 +23,14 @@ SCHEDULE = ["training.optimization.lr_scheduler.t_initial=40", "training.optimiz
 
 
 class Outputs:
-    """Outputs of trainings, and what they have told their tracker."""
+    """Outputs of trainings, and their records."""
 
     def __init__(self, here, sample: Path, folder: Path) -> None:
         self.here, self.folder = here, folder
         self.variables = {"HOUSE_SAMPLE": str(sample), "HOUSE_OUTPUT": str(folder / "outputs")}
 
     def train(self, config: str, *overrides: str) -> str:
-        """Train; returns the run's id."""
+        """Train, and return the id of the new run."""
         before = self.runs()
         self.log = self.here.check(
             "anemoi-training", "train", f"--config-name={config}", *SHORT, *overrides, cwd=self.folder, **self.variables
@@ -60,7 +60,7 @@ class Outputs:
         ]
 
     def metric(self, run: str, name: str) -> dict[int, float]:
-        """Values of a metric by step."""
+        """Return the values of a metric by step."""
         rows = [row for record in self.records(run, "metrics") for row in record["rows"] if row[0] == name]
         return {step: float(value) for _, value, _, step in rows}
 
@@ -75,7 +75,7 @@ def outputs(here, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Out
 
 @pytest.fixture(scope="module")
 def first(outputs: Outputs) -> str:
-    """A run that was ended after two epochs, and went on to its end."""
+    """A run that was stopped after two epochs, and then continued to its end."""
     run = outputs.train("tnbd_sample", *SCHEDULE, "training.max_steps=40", "training.max_epochs=2")
     assert {each.step for each in checkpoints_in(outputs.checkpoint_folder(run))} == {10, 20}
     goes_on = outputs.house("resume", f"outputs/checkpoint/{run}").splitlines()
@@ -93,7 +93,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def test_a_restart_is_the_same_training_and_explain_has_told_it(outputs: Outputs, first: str) -> None:
+def test_a_restart_is_the_same_training_and_explain_predicts_it(outputs: Outputs, first: str) -> None:
     steps = [each.step for each in checkpoints_in(outputs.checkpoint_folder(first)) if each.ends_an_epoch]
     assert steps == [40, 30, 20, 10]
     assert outputs.values(first, "tags")["start"].startswith("restart of ")
@@ -125,7 +125,7 @@ def test_a_fork_leaves_the_old_run_as_it_is(outputs: Outputs, first: str) -> Non
     assert fork != first
     assert [each.step for each in checkpoints_in(outputs.checkpoint_folder(fork)) if each.ends_an_epoch] == [50]
     assert outputs.values(fork, "tags")["start"].startswith("fork of ")
-    # The knowingly kept schedule is at its end.
+    # The schedule, which was kept on purpose, has ended.
     assert max(value for step, value in outputs.metric(fork, "learning_rate").items() if step >= 41) == pytest.approx(
         3e-7
     )
@@ -141,7 +141,7 @@ def test_a_warm_start_begins_from_the_file(outputs: Outputs, first: str) -> None
         next(each.path for each in checkpoints_in(outputs.checkpoint_folder(run)) if each.step == 30)
         for run in (warm, first)
     )
-    # The seed is the same, and so is the data's order: the same training again.
+    # With the same seed, the order of the data and so the training are the same.
     expected = state(theirs)["state_dict"]
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state(ours)["state_dict"].items())
 

@@ -1,4 +1,4 @@
-"""A real SLURM on one host: a controller, which is also the login node, and two nodes or more.
+"""A real SLURM on one host: a controller, which is also the login node, and two or more nodes.
 
 Each has its own network, host name and /etc/hosts, hence its own ports and a name that resolves. It needs root and
 Debian's packages slurmctld, slurmd, slurm-client, munge and iproute2; neither systemd nor cgroups.
@@ -20,7 +20,7 @@ from typing import Any
 LOGIN = "login"
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge", "ip": "iproute2"}
 
-_NUMBERS = itertools.count()  # of the clusters of this process
+_NUMBERS = itertools.count()  # numbers of the clusters of this process
 
 _CONF = """\
 ClusterName=house
@@ -36,12 +36,12 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd.%n.log
-# As cgroups do on a real node, this finds the children of a task that was killed, too.
+# Like cgroups on a real node, this also finds the children of a killed task.
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-# More processors than there are, so that tests can ask for them.
+# More processors than exist, so that tests can request them.
 SlurmdParameters=config_overrides
 SchedulerParameters=requeue_setup_env_fail,batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=1
 MpiDefault=none
@@ -55,12 +55,12 @@ MinJobAge=3600
 NodeName=node[1-{nodes}] NodeAddr={net}.[1-{nodes}] CPUs={cpus} State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE OverSubscribe=NO State=UP
 """
-# Mounts and the host name are those of the process alone; the network is the node's.
+# Mounts and host name are private to the process; the network is the node's.
 _ENTER = 'mount --make-rprivate / && mount --bind "$1" /etc/hosts && hostname "$2" && shift 2 && exec "$@"'
 
 
 def why_not() -> str:
-    """Why a cluster cannot be started here; empty where it can."""
+    """Return why a cluster cannot be started here; an empty string if it can."""
     if os.geteuid() != 0:
         return "a SLURM of its own needs root"
     if absent := [package for program, package in PACKAGES.items() if shutil.which(program) is None]:
@@ -69,7 +69,7 @@ def why_not() -> str:
 
 
 class SlurmCluster:
-    """The cluster; a context manager.
+    """A cluster, as a context manager.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class SlurmCluster:
         self.stop()
 
     def start(self) -> None:
-        """Start it, and wait until all nodes are idle."""
+        """Start the cluster, and wait until all nodes are idle."""
         for name in ("state", "log", "spool"):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "slurm.conf").write_text(
@@ -123,7 +123,7 @@ class SlurmCluster:
         self.wait_for(self._idle, "all nodes are idle", 60)
 
     def stop(self) -> None:
-        """End its jobs and its daemons, and take its network away."""
+        """End the jobs and daemons, and remove the network."""
         if self._daemons.get("slurmctld") and self._daemons["slurmctld"].poll() is None:
             self.run("scancel", "--signal=KILL", "--full", "--user=root", timeout=10, check=False)
             self.run("scancel", "--user=root", timeout=10, check=False)
@@ -136,7 +136,7 @@ class SlurmCluster:
             subprocess.run(["ip", "netns", "del", f"{self._prefix}-{name}"], capture_output=True, check=False)
 
     def on(self, node: str, *command: str | Path) -> list[str]:
-        """The command, as it is started on a node or on `login`."""
+        """Return the command that runs a command on a node or on `login`."""
         return [
             *("nsenter", f"--net=/run/netns/{self._prefix}-{node}", "unshare", "-m", "-u"),
             *("bash", "-c", _ENTER, "enter", str(self.folder / "hosts"), node),
@@ -144,7 +144,7 @@ class SlurmCluster:
         ]
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Environment for commands: none of another SLURM's variables."""
+        """Environment for commands, without variables of another SLURM."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "PYTHON"))}
         return kept | {"SLURM_CONF": str(self.folder / "slurm.conf")} | more
 
@@ -159,18 +159,18 @@ class SlurmCluster:
         )  # fmt: skip
 
     def submit(self, script: Path, *options: str, cwd: Path, env: Mapping[str, str] | None = None) -> str:
-        """Submit a script; the job's id."""
+        """Submit a script, and return the job's id."""
         return self.run("sbatch", "--parsable", *options, script, cwd=cwd, env=env).stdout.strip().partition(";")[0]
 
     def job(self, job_id: str) -> dict[str, str]:
-        """What the controller says of a job, such as JobState, ExitCode, Restarts."""
+        """Return what the controller says about a job, such as JobState, ExitCode and Restarts."""
         text = self.run("scontrol", "--oneliner", "show", "job", job_id).stdout
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
     def wait_for_job(self, job_id: str, *states: str, patience_s: float = 300) -> dict[str, str]:
-        """Wait until a job is in one of the states; by default until it is over."""
+        """Wait until a job is in one of the states, by default until it has ended."""
         wanted = states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        # Each question starts several processes: asked five times a second, they would take a tenth of a processor.
+        # Each query starts several processes: five per second would take a tenth of a processor.
         self.wait_for(
             lambda: self.job(job_id)["JobState"] in wanted, f"job {job_id} is {' or '.join(wanted)}", patience_s, 2
         )
@@ -179,7 +179,7 @@ class SlurmCluster:
     def wait_for(
         self, condition: Callable[[], Any], what: str, patience_s: float, longest_pause_s: float = 0.2
     ) -> None:
-        """Wait until something holds; a TimeoutError with the daemons' last words otherwise."""
+        """Wait until a condition is true; raise a TimeoutError with the daemons' last log lines otherwise."""
         deadline, pause = time.monotonic() + patience_s, 0.1
         while not condition():
             if time.monotonic() > deadline:

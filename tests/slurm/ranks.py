@@ -1,4 +1,4 @@
-"""A sample training as one process and as two ranks of SLURM, and the fixtures that let them go on beside tests."""
+"""A sample training as one process and as two ranks of SLURM, and the fixtures that run them during other tests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LAYOUTS = {"2 x 1": ("-N2", "--ntasks-per-node=1"), "1 x 2": ("-N1", "--ntasks-p
 KINDS = ("batch", "interactive")
 STEPS = 3
 
-# An epoch of two samples: both ranks of a step see what one process sees in its batch of two.
-# They are nice to a job with a limit that trains beside them.
+# An epoch of two samples: the two ranks of a step see what one process sees in its batch of two.
+# They run at low priority, because a job with a limit trains at the same time.
 _TRAIN = [
     *("nice", str(Path(sys.prefix) / "bin" / "anemoi-training"), "train", "--config-name=tnbd_sample"),
     *("dataloader.training.datasets.data.end=2020-01-01", "dataloader.validation.datasets.data.end=2020-01-26"),
@@ -39,7 +39,7 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster
 def trainings(
     two_nodes: SlurmCluster, sample: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Path]]]:
-    """Outputs of `alone` and of each kind and layout. They begin with the first test that uses them, two at a time."""
+    """Outputs of `alone` and of each kind and layout. They start with the first test that uses them, two at a time."""
     with ThreadPoolExecutor(max_workers=2) as executor:
         begun = {"alone": executor.submit(_train_alone, two_nodes, sample, tmp_path_factory.mktemp("alone"))}
         for kind, layout in itertools.product(KINDS, LAYOUTS):
@@ -49,7 +49,7 @@ def trainings(
 
 
 def _train_alone(slurm: SlurmCluster, sample: Path, folder: Path) -> Path:
-    """Outputs of one process with the global batch, and the global learning rate, of two."""
+    """Outputs of one process with the global batch and global learning rate of two."""
     more = ["dataloader.batch_size.training=2", "training.optimization.lr=2.0e-3"]
     environment = slurm.environment(HOUSE_SAMPLE=str(sample), ANEMOI_BASE_SEED="2020", OMP_NUM_THREADS="1")
     done = subprocess.run([*_TRAIN, *more], cwd=folder, env=environment, capture_output=True, text=True, check=False)

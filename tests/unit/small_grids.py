@@ -39,7 +39,7 @@ def unit_vectors(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
 
 
 def haversine_km(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return great-circle distances, of shape (len(a), len(b)), between points in degrees on a sphere of 6371.229 km."""
+    """Return great-circle distances, of shape (len(a), len(b)), for points in degrees on a sphere of 6371.229 km."""
     (lat, lon), (lat_b, lon_b) = np.deg2rad(a)[:, :, None], np.deg2rad(b)[:, None, :]
     h = np.sin((lat - lat_b) / 2) ** 2 + np.cos(lat) * np.cos(lat_b) * np.sin((lon - lon_b) / 2) ** 2
     return 2 * 6371.229 * np.arcsin(np.sqrt(np.clip(h, 0, 1)))

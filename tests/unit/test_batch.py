@@ -1,4 +1,4 @@
-"""Job scripts: what they ask SLURM for and run, and the mistakes that are found before one is printed."""
+"""Job scripts: what they request from SLURM and run, and mistakes found before a script is printed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def directives(script: str) -> dict[str, str | None]:
 
 
 def overrides(script: str) -> list[str]:
-    """The overrides, as bash reads them."""
+    """Return the overrides as bash reads them."""
     (text,) = re.findall(r"^overrides=\(.*?^\)$", script, re.MULTILINE | re.DOTALL)
     done = subprocess.run(
         ["bash", "-c", f'{text}\nprintf "%s\\0" "${{overrides[@]}}"'], capture_output=True, text=True, check=True

@@ -87,7 +87,7 @@ def test_a_truncated_graph_file_ends_in_one_message(
     graph_file: Path, kept: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graph_file.write_bytes(graph_file.read_bytes()[:kept])
-    assert "is cut short or no graph file" in failing(capsys, "describe", graph_file)
+    assert "is cut short or not a graph file" in failing(capsys, "describe", graph_file)
 
 
 @pytest.mark.parametrize("content", [b"nodes: 12\n", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04 no archive", b"(not a pickle"])
@@ -95,12 +95,12 @@ def test_a_file_of_something_else_ends_in_one_message(
     tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "graph.pt").write_bytes(content)
-    assert "is cut short or no graph file" in failing(capsys, "describe", tmp_path / "graph.pt")
+    assert "is cut short or not a graph file" in failing(capsys, "describe", tmp_path / "graph.pt")
 
 
 def test_a_missing_graph_file_ends_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["describe"], ["plot", "-o", tmp_path / "graph.png"]):
-        assert "there is no such graph file" in failing(capsys, *command, tmp_path / "graph.pt")
+        assert "Give a graph file." in failing(capsys, *command, tmp_path / "graph.pt")
 
 
 def test_plot_prints_the_name_of_its_picture(

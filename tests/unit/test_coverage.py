@@ -24,7 +24,7 @@ random_grids = st.tuples(st.integers(0, 2**32 - 1), st.integers(12, 150), st.int
 
 
 def random_grid(drawn: tuple[int, int, int]) -> tuple[DataNodes, np.ndarray]:
-    """Data nodes by chance, a part of them crowded into a LAM, and a hidden mesh (degrees, of shape (m, 2))."""
+    """Random data nodes, some of them crowded into a LAM, and a hidden mesh (degrees, of shape (m, 2))."""
     seed, points, mesh = drawn
     rng = np.random.default_rng(seed)
     in_lam = np.arange(points) < points // 3
@@ -39,12 +39,12 @@ def search_in(nodes: DataNodes, hidden: np.ndarray) -> NeighbourSearch:
 
 
 def chords(nodes: DataNodes, hidden: np.ndarray) -> np.ndarray:
-    """Straight distances from every hidden to every data node, of shape (hidden, data)."""
+    """Straight-line distances from every hidden to every data node, of shape (hidden, data)."""
     return np.linalg.norm(unit_vectors(*hidden.T)[:, None] - nodes.points[None], axis=-1)
 
 
 def brute_zones(nodes: DataNodes) -> np.ndarray:
-    """Zone of every node from the full matrix of distances."""
+    """Zone of every node, from the full distance matrix."""
     lam = nodes.latitudes[nodes.in_lam], nodes.longitudes[nodes.in_lam]
     away = np.full(len(nodes.latitudes), np.inf)
     if nodes.in_lam.any():
@@ -117,18 +117,18 @@ def test_nearest_is_that_of_brute_force_however_often_it_is_asked(
 
 
 def test_nearest_names_the_hidden_nodes_at_which_a_tie_decides() -> None:
-    """Three data nodes on the equator, and a hidden node in the middle between the second and the third."""
+    """Three data nodes on the equator, and a hidden node midway between the second and the third."""
     data = unit_vectors(np.zeros(3), np.array([10.0, 20.0, 30.0]))
     mesh = unit_vectors(np.zeros(2), np.array([25.0, 12.0]))
     search = NeighbourSearch(data, mesh)
     assert list(search.nearest(1).tied) == [0]
     assert list(search.nearest(2).tied) == []
-    assert list(search.nearest(3).tied) == []  # no further node is left to be tied with
+    assert list(search.nearest(3).tied) == []  # there is no further node to tie with
     assert search.nearest(3).indices.shape == (2, 3)
 
 
 def brute_smallest(nodes: DataNodes, hidden: np.ndarray, floor: int, ceiling: int) -> int | None:
-    """Smallest number at which each node of the zone is picked: the nodes nearer to a hidden node, counted."""
+    """Smallest number at which each node of the zone is picked, by counting the nodes nearer to a hidden node."""
     distances = chords(nodes, hidden)
     nearer = [np.searchsorted(np.sort(row), row * (1 - 1e-9)) for row in distances]
     needed = np.min(nearer, axis=0) + 1
@@ -178,11 +178,11 @@ def test_nearest_hidden_is_that_of_brute_force(drawn: tuple[int, int, int]) -> N
     assert np.array_equal(hosts, distances.argmin(axis=0))
 
 
-# Against the trial and error of users, with stock edges
+# Against trial and error with stock edges
 
 
 def stock_loop(graph: HeteroData, nodes: DataNodes, floor: int, ceiling: int) -> int | None:
-    """The first number from `floor` at which stock KNN gives each node of the zone an edge."""
+    """Return the first number from `floor` at which stock KNN reaches every node of the zone."""
     zone = np.isin(brute_zones(nodes), ["lam", "rim"])
     for neighbours in range(floor, ceiling + 1):
         edges = KNNEdges("data", "hidden", neighbours).compute_edge_index(graph["data"], graph["hidden"])
@@ -194,7 +194,7 @@ def stock_loop(graph: HeteroData, nodes: DataNodes, floor: int, ceiling: int) ->
 
 
 def float32_nodes(graph: HeteroData, boundary_width_km: float) -> DataNodes:
-    """Data nodes at the coordinates that the graph has in single precision."""
+    """Data nodes with the coordinates of the graph, in single precision."""
     coordinates = np.rad2deg(graph["data"].x.numpy().astype(np.float64))
     return DataNodes(*coordinates.T, graph["data"].cutout_mask.squeeze().numpy(), boundary_width_km)
 
@@ -225,7 +225,7 @@ def test_auto_is_the_users_loop_on_the_tiny_grid(tiny_nodes: HeteroData, floor: 
 def test_auto_is_the_users_loop_on_nested_grids(
     lam_step: float, globe_step: float, resolution: int, seed: int | None, boundary_width_km: float
 ) -> None:
-    """Without a seed the data grid is symmetric: which of several equally far nodes is picked, stock decides."""
+    """Without a seed the data grid is symmetric: stock KNN chooses among equally far nodes."""
     coordinates, in_lam = nested_coordinates(lam_step, globe_step, seed)
     graph = graph_of(coordinates, in_lam, mesh_coordinates(resolution))
     expected = stock_loop(graph, float32_nodes(graph, boundary_width_km), 2, 30)
@@ -250,7 +250,7 @@ def lattice(step: float, rows: int, columns: int, offset: float = 0.0) -> np.nda
 def test_auto_is_the_users_loop_on_lattices(
     step: float, rows: int, columns: int, coarser: float, offset: float, floor: int
 ) -> None:
-    """Every hidden node in the middle of cells or on a node: ties everywhere."""
+    """Every hidden node is at the centre of a cell or on a node: ties everywhere."""
     data = lattice(step, rows, columns)
     extent = int(rows / coarser) + 1, int(columns / coarser) + 1
     hidden = lattice(step * coarser, *extent, offset=offset * step)

@@ -25,7 +25,7 @@ LAM, GLOBAL = "system.input.dataset.lam", "system.input.dataset.global"
 
 
 def config_of(lam: Path | str, globe: Path | str, graph: Path | None = None, **settings: Any) -> DictConfig:
-    """What our configs say of a nested experiment, on a small scale; `settings` by dotted key."""
+    """Return a small version of our nested configs; `settings` by dotted key."""
     attributes = {"edge_length": {"_target_": "anemoi.graphs.edges.attributes.EdgeLength"}}
     encoder = {"_target_": "anemoi_house.graphs.CoveringKNNEdges", "num_nearest_neighbours": 3}
     config = OmegaConf.create(
@@ -74,12 +74,12 @@ def config_of(lam: Path | str, globe: Path | str, graph: Path | None = None, **s
 
 
 def cutout_of(config: DictConfig) -> dict[str, Any]:
-    """The cutout as the resolver hands it to stock training."""
+    """Return the cutout as the resolver gives it to stock training."""
     return OmegaConf.to_container(config.dataloader.dataset, resolve=True)
 
 
 def mistake_in(config: DictConfig) -> str:
-    """First line of what ends a command that resolves this config; below it OmegaConf names the key."""
+    """Return the first line of the error that ends a command with this config; OmegaConf adds the key below."""
     with pytest.raises(ResolverError) as caught:
         OmegaConf.resolve(config)
     assert str(caught.value.code)
@@ -98,7 +98,7 @@ def globe(stores: tuple[Path, Path]) -> Path:
     return stores[1]
 
 
-# What fits
+# Valid cutouts
 
 
 def test_cutout_that_fits_is_that_of_stock(lam: Path, globe: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_lam_without_a_grid_does_without_a_trim(tmp_path: Path, globe: Path) -
 
 
 def test_parts_that_differ_in_the_order_of_the_variables(tmp_path: Path, globe: Path) -> None:
-    """Stock refuses these, with `adjust: all` too; the way out is its own."""
+    """Stock refuses these, even with `adjust: all`; `reorder` is its own solution."""
     lam = write_store(tmp_path / "hrrr.zarr", *lam_grid(), variables=VARIABLES[::-1])
     config = config_of(lam, globe)
     assert mistake_in(config) == (
@@ -153,7 +153,7 @@ def test_parts_that_differ_in_the_order_of_the_variables(tmp_path: Path, globe: 
 
 
 def test_other_keys_of_a_part_reach_stock(tmp_path: Path, lam: Path) -> None:
-    """The way out that the messages name: `drop:`, `start:` and `end:` in dataloader.nested."""
+    """The solutions that the messages name: `drop:`, `start:` and `end:` in dataloader.nested."""
     dates = DATES[0] + np.arange(9) * np.timedelta64(6, "h")
     globe = write_store(tmp_path / "gfs.zarr", *globe_grid(), variables=(*VARIABLES, "lsm"), dates=dates)
     config = config_of(lam, globe)
@@ -299,7 +299,7 @@ def test_folder_of_the_graph_is_made(tmp_path: Path, lam: Path, globe: Path) -> 
 
 
 def unwritable(tmp_path: Path) -> list[Path]:
-    """Folders that nobody can write to, not even who runs the tests as root."""
+    """Folders that cannot be written, not even when the tests run as root."""
     (tmp_path / "file").touch()
     return [tmp_path / "file", tmp_path / "file" / "below", *(p / "graphs" for p in [Path("/proc")] if p.exists())]
 
@@ -435,7 +435,7 @@ def test_a_graph_that_the_user_wants_anew_is_not_looked_at(graph_file: Path, lam
 
 
 def test_graph_of_stock_existing(graph_file: Path, lam: Path, globe: Path) -> None:
-    """`graph: existing` has no settings but the file: a graph of these data is what the user asks for."""
+    """`graph: existing` has no settings but the file: any graph of these data is right."""
     config = config_of(lam, globe, graph_file)
     config.graph = {"overwrite": False}
     OmegaConf.resolve(config)

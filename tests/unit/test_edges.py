@@ -18,7 +18,7 @@ from anemoi_house.upstream.errors import CommandError
 
 
 def edges_of(builder: KNNEdges, graph: HeteroData) -> torch.Tensor:
-    """Edges as the builder registers them in a graph, of shape (2, edges)."""
+    """Return the edges as the builder registers them in a graph, of shape (2, edges)."""
     graph = HeteroData({name: graph[name] for name in graph.node_types})
     return builder.update_graph(graph)["data", "to", "hidden"].edge_index
 
@@ -29,7 +29,7 @@ def pairs(edges: torch.Tensor) -> set[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def nested() -> HeteroData:
-    """Symmetric nested grid, in which 12 neighbours are not enough, with a mask on each kind of nodes."""
+    """Symmetric nested grid in which 12 neighbours are not enough, with a mask on data and hidden nodes."""
     coordinates, in_lam = nested_coordinates(2.0, 5.0)
     graph = graph_of(coordinates, in_lam, mesh_coordinates(3))
     rng = np.random.default_rng(0)
@@ -42,13 +42,13 @@ MASKS = [{}, {"source_mask_attr_name": "used", "target_mask_attr_name": "used"}]
 
 
 def used(graph: HeteroData, name: str, mask: str | None) -> np.ndarray:
-    """Nodes that a builder with this mask may use."""
+    """Return the nodes that a builder with this mask may use."""
     everything = np.arange(len(graph[name].x))
     return everything[graph[name][mask].squeeze().numpy()] if mask else everything
 
 
 def zone_nodes(graph: HeteroData, boundary_width_km: float) -> np.ndarray:
-    """Data nodes in the LAM or within the width of it, from the full matrix of distances."""
+    """Return the data nodes in the LAM or within a width of it, from the full distance matrix."""
     coordinates = np.rad2deg(graph["data"].x.numpy().astype(np.float64)).T
     in_lam = graph["data"].cutout_mask.squeeze().numpy()
     away = haversine_km(tuple(coordinates), tuple(coordinates[:, in_lam])).min(axis=1)
@@ -110,7 +110,7 @@ def test_broken_guarantee_gives_counts_and_the_smallest_number(nested: HeteroDat
     isolated = np.setdiff1d(used(nested, "data", masks.get("source_mask_attr_name")), stock[0].numpy())
     in_lam = nested["data"].cutout_mask.squeeze().numpy()[isolated]
     in_zone = np.isin(isolated, zone_nodes(nested, 1000.0))
-    if "source_mask_attr_name" in masks:  # the zone is that of the LAM's nodes that are used
+    if "source_mask_attr_name" in masks:  # the zone is around the unmasked nodes of the LAM
         everything = HeteroData(nested.to_dict())
         everything["data"].cutout_mask = nested["data"].cutout_mask & nested["data"].used
         in_zone = np.isin(isolated, zone_nodes(everything, 1000.0))
@@ -130,7 +130,7 @@ def test_broken_guarantee_gives_counts_and_the_smallest_number(nested: HeteroDat
 def test_the_number_that_a_broken_guarantee_names_is_sufficient(
     lam_step: float, globe_step: float, resolution: int
 ) -> None:
-    """On symmetric grids too, where ties may be broken otherwise than the search assumes."""
+    """Also on symmetric grids, where ties may be broken differently than the search assumes."""
     coordinates, in_lam = nested_coordinates(lam_step, globe_step)
     graph = graph_of(coordinates, in_lam, mesh_coordinates(resolution))
     with pytest.raises(CommandError, match="The smallest sufficient number is") as caught:
@@ -340,7 +340,7 @@ def test_covering_edges_in_a_recipe(tmp_path: Path) -> None:
 
 
 def test_boundary_aware_edges_in_a_recipe(tmp_path: Path) -> None:
-    """The mask comes from an attribute that any recipe can have; here it is put on nodes that are made already."""
+    """The mask comes from an attribute that any recipe can have; here it is added to existing nodes."""
     builder = {"_target_": "anemoi_house.graphs.BoundaryAwareKNNEdges", "num_nearest_neighbours": "auto"}
     written = recipe(tmp_path, {**builder, "floor": 3, "lam_mask_attr_name": "lam"})
     nodes_only = GraphCreator(DotDict(nodes=written.pop("nodes"))).update_graph(HeteroData())

@@ -1,4 +1,4 @@
-"""What a training will use, against the published tables, counts by hand, and the schedule's formula."""
+"""What a training will use, against the published tables, independent counts, and the formula of the schedule."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def by_level() -> Effective:
 
 
 def beginnings(rollout: int) -> int:
-    """Dates that can begin a forecast: the one before, and all of the forecast's, are in the training period."""
+    """Count dates that can start a forecast: the previous date and all of the forecast's are in the training period."""
     first, last = datetime(2015, 2, 1, 6), datetime(2023, 1, 31, 18)
     holes = {datetime(2015, 8, 2, 12), datetime(2016, 10, 22, 12)}
     step = timedelta(hours=6)
@@ -117,7 +117,7 @@ def test_accumulated_batches_and_limits_shorten_an_epoch() -> None:
     assert (limited.phases[0].steps, limited.phases[0].epochs, limited.steps) == (10, 3, 25)
 
 
-def test_text_fits_a_terminal_and_tells_what_is_not_known(tnbd: Effective) -> None:
+def test_text_fits_a_terminal_and_says_what_is_not_known(tnbd: Effective) -> None:
     text = as_text(tnbd)
     assert max(map(len, text.splitlines())) <= 80
     assert "0.001, 6.25e-05 for each of 16 models" in text

@@ -146,3 +146,25 @@ def test_the_plain_install_is_small_and_every_extra_is_in_all() -> None:
     (everything,) = extras["all"]
     assert everything == f"anemoi-house[{','.join(sorted(extras.keys() - {'all', 'test', 'docs'}))}]"
     assert "anemoi-house[all]" in extras["test"]
+
+
+def test_a_source_without_its_extra_ends_the_stock_command_in_one_line(tmp_path: Path) -> None:
+    recipe = (
+        "dates: {start: 2021-04-01, end: 2021-04-01, frequency: 6h}\ninput:\n  house-noaa: {model: gfs, param: [t]}\n"
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    blocker = SCRIPT.partition("from anemoi_house.cli")[0]
+    script = f"{blocker}\nfrom anemoi.datasets.__main__ import main\nsys.argv[1:] = commands\nmain()"
+    command = ["create", "recipe.yaml", "data.zarr"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(command), json.dumps(["obstore"])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "house-noaa needs obstore, which is not installed. Install it with: pip install 'anemoi-house[datasets]'"
+    )

@@ -17,7 +17,7 @@ WIDTH_KM = 1500.0
 
 
 def nested(seed: int, lam_step: float = 2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates of data nodes, which of them are in the LAM, and coordinates of a coarse mesh."""
+    """Return coordinates of data nodes, the mask of the LAM, and coordinates of a coarse mesh."""
     data, in_lam = nested_coordinates(lam_step, 6.0, seed)
     return data, in_lam, mesh_coordinates(2)
 
@@ -28,7 +28,7 @@ def table_of(data: np.ndarray, in_lam: np.ndarray, mesh: np.ndarray, **how: obje
 
 
 def first_pick(data: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-    """Smallest number of neighbours at which each data node is picked, by the whole distance matrix."""
+    """Return the smallest number of neighbours at which each data node is picked, from the full distance matrix."""
     ranks = np.argsort(np.argsort(haversine_km(tuple(mesh.T), tuple(data.T)), axis=1), axis=1)
     return ranks.min(axis=0) + 1
 
@@ -103,7 +103,7 @@ def test_text_fits_a_terminal_and_marks_what_is_set(builder: str) -> None:
 
 @pytest.fixture
 def experiment(stores: tuple[Path, Path], registered: None, hydra_cleared: None) -> list[str]:
-    """Overrides that turn a sample experiment into one on the tests' small datasets."""
+    """Overrides that run a sample experiment on the small datasets of the tests."""
     return [
         f"system.input.dataset.lam={stores[0]}",
         f"system.input.dataset.global={stores[1]}",

@@ -43,7 +43,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def composed_anew(name: str, *overrides: str) -> DictConfig:
-    """A config as `anemoi-training config validate` composes it."""
+    """Compose a config as `anemoi-training config validate` does."""
     with initialize(version_base=None, config_path=None):
         return compose(config_name=name, overrides=list(overrides))
 
@@ -52,7 +52,7 @@ _composed_once = cache(composed_anew)
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
-    """The same, for tests that have nothing in the working folder: nothing is resolved in it yet."""
+    """The same, unresolved, for tests with an empty working directory."""
     return copy.deepcopy(_composed_once(name, *overrides))
 
 
@@ -60,7 +60,7 @@ def composed(name: str, *overrides: str) -> DictConfig:
 
 
 def search_path(*plugins: SearchPathPlugin) -> list[str]:
-    """Places that Hydra looks in, the first where it finds a file wins, with a `--config-path`."""
+    """Folders that Hydra searches, in order of precedence, with a `--config-path`."""
     path = ConfigSearchPathImpl()
     path.append("hydra", "pkg://hydra.conf")
     path.append("main", "file:///given/with/config-path")
@@ -104,7 +104,7 @@ def test_a_file_in_the_working_folder_comes_before_ours(tmp_path: Path) -> None:
     assert config.training.max_steps == 30_000
 
 
-# Nobody's stock run changes
+# Stock runs do not change
 
 
 def config_files(folder: Any) -> set[str]:
@@ -131,11 +131,11 @@ def test_stock_configs_compose_as_without_us(name: str, monkeypatch: pytest.Monk
     assert OmegaConf.to_yaml(composed_anew(name)) == with_us
 
 
-# Cheap
+# Cost of importing
 
 
 def modules_after(code: str) -> set[str]:
-    """Top-level modules that a new interpreter holds after running a line, without this suite's settings."""
+    """Return the top-level modules that a new interpreter has loaded after running a line of code."""
     run = [sys.executable, "-c", f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"]
     return set(subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split())
 
@@ -262,7 +262,7 @@ def test_path_that_is_not_set_ends_the_command_with_its_message() -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_experiments_differ_in_what_their_names_say() -> None:
-    """The published set-up, on today's keys."""
+    """The published settings, under the current keys."""
     mmgt, nbd, tnbd, covering = (composed(name) for name in EXPERIMENTS)
 
     def encoder(config: DictConfig) -> tuple[str, int]:
@@ -279,7 +279,7 @@ def test_experiments_differ_in_what_their_names_say() -> None:
         assert (config.model.processor.num_layers, config.model.processor.num_heads) == (16, 16)
         assert config.training.optimization.lr == 0.625e-4
         weights = config.training.scalers.datasets.data.general_variable.weights
-        # Stock's own entries (z, 10u, cp, ...) stay in it; no variable of ours is called so.
+        # It keeps stock's own entries (z, 10u, cp, ...), which none of our variables is named after.
         assert weights.items() >= PUBLISHED_WEIGHTS.items()
 
 
@@ -288,7 +288,7 @@ def test_experiments_differ_in_what_their_names_say() -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_graph_of_an_experiment_is_recognised(sample: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Validated settings, defaults spelled out, give the same record as the config that the resolver sees."""
+    """Validated settings, with defaults filled in, give the same record as the config that the resolver sees."""
     from anemoi.graphs.create import GraphCreator
     from anemoi.training.schemas.base_schema import BaseSchema, convert_to_omegaconf
 

@@ -1,4 +1,4 @@
-"""What is checked before the ranks of a job start, where it needs no job."""
+"""Checks before the ranks of a job start, without a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anemoi_house.runs.prepare import prepare
 
 @pytest.fixture
 def settings(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hydra_cleared: None) -> list[str]:
-    """Overrides and environment of a training whose data and folder are in order."""
+    """Overrides and environment of a training with valid data and folders."""
     monkeypatch.setenv("HOUSE_SAMPLE", str(sample))
     monkeypatch.chdir(tmp_path)
     return [f"system.input.graph={tmp_path / 'graph.pt'}"]

@@ -59,7 +59,7 @@ DIGEST = "0" * 64
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The settings with one value set; numbers in the path are places in lists."""
+    """Return the settings with one value changed; numbers in the path are indices of lists."""
     config = copy.deepcopy(WRITTEN)
     *parents, key = path.split(".")
     there: Any = config
@@ -75,7 +75,7 @@ def found(config: Any, data: str = DIGEST) -> list[str]:
 
 @pytest.fixture
 def encoded(tiny_nodes: HeteroData) -> HeteroData:
-    """Tiny graph with an encoder of stock KNN."""
+    """Tiny graph with a stock KNN encoder."""
     return KNNEdges("data", "hidden", 12).update_graph(tiny_nodes)
 
 
@@ -220,7 +220,7 @@ def test_record_holds_settings_data_and_coverage(
 
 
 def test_coverage_in_numbers(encoded: HeteroData) -> None:
-    """Against counts made here."""
+    """Against independent counts."""
     coverage = getattr(recorded(encoded), RECORD)["coverage"]
     edges = encoded["data", "to", "hidden"].edge_index
     in_lam = encoded["data"].cutout_mask.squeeze()
@@ -261,7 +261,7 @@ def test_record_survives_saving_and_moving(encoded: HeteroData, tmp_path: Path) 
 def test_graph_file_needs_none_of_our_classes(
     encoded: HeteroData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Inference loads the graph where anemoi_house is not installed."""
+    """Inference loads the graph on machines without anemoi_house."""
     path = tmp_path / "graph.pt"
     torch.save(recorded(GraphCreator(DotDict()).clean(encoded)), path)
     with zipfile.ZipFile(path) as archive:

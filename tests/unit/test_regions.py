@@ -206,5 +206,5 @@ def test_a_grid_that_is_not_nested_gets_one_message(graph: HeteroData) -> None:
 
 
 def test_unknown_region_gets_one_message() -> None:
-    with pytest.raises(CommandError, match="region: 'rim' is none of lam_interior, inner_ring, outer_ring, outside"):
+    with pytest.raises(CommandError, match="region: 'rim' is not one of lam_interior, inner_ring, outer_ring, outside"):
         BoundaryRing("rim")

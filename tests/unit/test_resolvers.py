@@ -16,7 +16,7 @@ def _registered() -> None:
 
 
 def resolved(text: str) -> object:
-    """What a config makes of a value."""
+    """Return a value as a config resolves it."""
     config = OmegaConf.create({"system": {"hardware": {"value": text}}})
     OmegaConf.resolve(config)
     return config.system.hardware.value
@@ -54,7 +54,7 @@ def test_gpus_per_node_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch, asked: st
     [
         ({}, (1, 1, 1)),
         ({"SLURM_NNODES": "8", "SLURM_GPUS_PER_NODE": "4"}, (8, 1, 4)),
-        # A step on one of the job's nodes; and tasks that asked for their GPUs by --gpus-per-task or --gres.
+        # A step on one of the job's nodes; and tasks that requested GPUs with --gpus-per-task or --gres.
         ({"SLURM_NNODES": "8", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "4"}, (1, 4, 4)),
         ({"SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_TASKS_PER_NODE": "2(x3)", "SLURM_GPUS_PER_NODE": "v:2"}, (3, 2, 2)),
         # A shell on a node, from which Lightning starts the ranks.

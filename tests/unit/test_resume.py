@@ -1,4 +1,4 @@
-"""Where a run goes on: against files as a training writes them, whole, cut and damaged."""
+"""Where a run continues, with files as a training writes them: whole, cut short and damaged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS = os.urandom(4000)
 
 
 def write(path: Path, metadata: bool = True) -> Path:
-    """A checkpoint as torch and then anemoi write it: stored parts, and the metadata added last."""
+    """Write a checkpoint as torch and then anemoi do: stored parts, and the metadata last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data/0", WEIGHTS)

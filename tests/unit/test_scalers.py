@@ -12,7 +12,7 @@ LAM, GLOBE = 4, 6
 
 @pytest.fixture
 def graph() -> HeteroData:
-    """Ten nodes with areas that differ, the first four in the LAM."""
+    """Ten nodes with different areas, the first four in the LAM."""
     graph = HeteroData()
     graph["data"].x = torch.zeros(LAM + GLOBE, 2)
     graph["data"].area_weight = torch.linspace(0.1, 1.0, LAM + GLOBE)[:, None]
@@ -43,14 +43,14 @@ def test_nodes_of_the_lam_keep_their_weights_relative_to_each_other(graph: Heter
 
 def test_graph_that_goes_into_the_checkpoint_is_left_alone(graph: HeteroData) -> None:
     before = graph["data"].area_weight.clone()
-    for _ in range(2):  # the scalers are made for the loss and again for the metrics
+    for _ in range(2):  # scalers are created for the loss and again for the metrics
         weights = weights_of(AreaReweightedScaler, graph, 0.5)
     assert torch.equal(graph["data"].area_weight, before)
     assert float(weights[:LAM].sum() / weights.sum()) == pytest.approx(0.5)
 
 
 def test_upstream_does_neither(graph: HeteroData) -> None:
-    """Why there is a scaler of ours. Once this fails upstream is mended, and ours can go."""
+    """The reason for our scaler. If this fails, upstream is fixed and ours can be removed."""
     before = graph["data"].area_weight.clone()
     weights = weights_of(ReweightedGraphNodeAttributeScaler, graph, 0.5)
     assert len(torch.unique(weights[:LAM])) == 1

@@ -92,7 +92,7 @@ STOCK: dict[str, list[dict[str, Any]]] = {
 
 
 def owner(kind: str) -> tuple[type[BaseModel], str, Any]:
-    """Model and field of the stock validation that takes a kind of settings, and how the field wraps one."""
+    """Return the model and field of the stock validation for a kind of settings, and how the field wraps them."""
     from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
     from anemoi.training.schemas.diagnostics import LoggingSchema
     from anemoi.training.schemas.training import SingleTrainingSchema
@@ -107,7 +107,7 @@ def owner(kind: str) -> tuple[type[BaseModel], str, Any]:
 
 
 def validated(kind: str, settings: dict[str, Any]) -> Any:
-    """Settings through the rebuilt model itself; what else the model needs is of no interest."""
+    """Validate settings with the rebuilt model, ignoring the other fields it requires."""
     model, field, wrap = owner(kind)
     try:
         return getattr(model(**{field: wrap(settings)}), field)
@@ -265,11 +265,11 @@ def test_schema_has_the_arguments_of_its_class(schema: type[BaseModel]) -> None:
     signature = inspect.signature(getattr(import_module(module), name))
     keys = {field.alias or key for key, field in schema.model_fields.items()} - {"_target_"}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-        # Stock passes the rest on: to a scaler what all of them get, to a logger all its settings.
+        # Stock passes further arguments: to a scaler those that all scalers get, to a logger all its settings.
         given = {"graph_data", "nodes_name", "output_mask", "kwargs", "save_dir", "settings"}
         assert {name for name in signature.parameters if name not in given} <= keys
         return
-    # What stock gives besides: to edge builders the nodes' names, to a logger the runs.
+    # Stock adds the names of the nodes for edge builders, and the runs for a logger.
     given = {"source_name", "target_name"} if "Edges" in name else {"run_id", "fork_run_id"}
     assert set(signature.parameters) - given == keys - {"enabled"}
     for key, field in schema.model_fields.items():

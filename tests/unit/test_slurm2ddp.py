@@ -1,4 +1,4 @@
-"""`slurm2ddp.sh` with the variables that srun sets; with a real srun: tests/integration/test_slurm.py."""
+"""`slurm2ddp.sh` with the variables that srun sets. tests/integration/test_slurm.py uses a real srun."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _LABEL = st.from_regex(r"[a-z][a-z-]{0,5}", fullmatch=True)
 
 @st.composite
 def _node_lists(draw: st.DrawFn) -> tuple[str, str]:
-    """A list of nodes, and the first of them."""
+    """Draw a list of nodes, and the first of them."""
     texts, firsts = [], []
     for _ in range(draw(st.integers(1, 3))):
         text = first = draw(_LABEL)
@@ -164,7 +164,7 @@ def test_outside_of_srun_it_says_so_and_stops(step: str | None) -> None:
     done = start(environment | ({"SLURM_STEP_ID": step} if step else {}), "touch", "here")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "slurm2ddp.sh: this is no task of a SLURM step; start it with srun: srun slurm2ddp.sh touch ...\n"
+        "slurm2ddp.sh: not a task of a SLURM step; start it with srun: srun slurm2ddp.sh touch ...\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a training begins with: against files as a training leaves them."""
+"""What a training starts from, with files as a training leaves them."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def test_a_longer_training_would_stay_at_the_minimum(run: Path) -> None:
         training__run_id="abc", training__max_steps=600, training__optimization__lr_scheduler__t_initial=300
     )
     assert checked_start(knowingly).startswith("restart")
-    anew = settings(training__fork_run_id="abc", training__max_steps=600, training__load_weights_only=True)
-    assert checked_start(anew).startswith("weights")
+    new_schedule = settings(training__fork_run_id="abc", training__max_steps=600, training__load_weights_only=True)
+    assert checked_start(new_schedule).startswith("weights")
 
 
 def test_other_settings_of_the_schedule_would_be_ignored(run: Path) -> None:

@@ -1,0 +1,78 @@
+"""States that a trained model predicts one step ahead, on the validation dates of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anemoi_house.errors import HouseError
+from anemoi_house.runs.trained import Run
+
+
+class State(NamedTuple):
+    """The model's prediction for a date, the analysis, and the last state before it, each (variables, nodes)."""
+
+    predicted: NDArray[np.float32]
+    truth: NDArray[np.float32]
+    last: NDArray[np.float32]
+
+
+class OneStep:
+    """A trained model with its validation data.
+
+    Parameters
+    ----------
+    run : Run
+    variables : sequence of str
+        Prognostic variables.
+
+    Raises
+    ------
+    HouseError
+        If the model does not predict one of the variables, or the validation data cannot be opened.
+    """
+
+    def __init__(self, run: Run, variables: tuple[str, ...]) -> None:
+        from anemoi.datasets import open_dataset
+
+        self._run, self._variables = run, variables
+        names = run.metadata["metadata_inference"]["data"]["data_indices"]
+        if unknown := sorted(set(variables) - names["output"].keys() & names["input"].keys()):
+            raise HouseError(f"{', '.join(unknown)}: not a prognostic variable of {run.checkpoint}.")
+        config = run.metadata["config"]["dataloader"]["validation"]["datasets"]["data"]
+        try:
+            self._data = open_dataset(config["dataset_config"]["dataset"], start=config["start"], end=config["end"])
+        except (OSError, ValueError) as error:
+            raise HouseError(f"the validation data of {run.checkpoint} cannot be opened ({error}).") from None
+        self._inputs = sorted(names["input"], key=names["input"].get)
+        self._outputs = [names["output"][name] for name in variables]
+
+    @property
+    def latitudes(self) -> NDArray[np.float64]:
+        """Degrees, of shape (nodes,)."""
+        return np.asarray(self._data.latitudes)
+
+    @property
+    def in_lam(self) -> NDArray[np.bool_]:
+        """Nodes of the LAM, of shape (nodes,)."""
+        return np.arange(self._data.shape[-1]) < np.asarray(self._data.grids)[0]
+
+    def states(self) -> Iterator[State]:
+        """Predict every validation date that has enough states before it."""
+        import torch
+
+        model = torch.load(self._run.checkpoint, map_location="cpu", weights_only=False).eval()
+        data, steps = self._data, self._run.metadata["config"]["task"]["multistep_input"]
+        inputs, columns = (
+            [data.name_to_index[name] for name in names] for names in (self._inputs, self._variables)
+        )  # fmt: skip
+        for date in range(steps, len(data)):
+            before = np.stack([data[date - steps + step] for step in range(steps)])[:, :, 0]  # (step, variable, node)
+            batch = torch.from_numpy(before[:, inputs].transpose(0, 2, 1)[None])
+            with torch.inference_mode():
+                predicted = model.predict_step({"data": batch})["data"].numpy()
+            predicted = predicted.reshape(-1, predicted.shape[-1])[:, self._outputs].T
+            yield State(predicted, data[date][columns, 0], before[-1, columns])

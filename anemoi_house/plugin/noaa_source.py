@@ -1,0 +1,15 @@
+"""The entry point of the source `house-noaa`: without its extra, one line says what to install."""
+
+from __future__ import annotations
+
+from anemoi_house.errors import HouseError
+from anemoi_house.extras import extras_named
+from anemoi_house.upstream.errors import CommandError
+
+try:
+    with extras_named("house-noaa"):
+        from anemoi_house.datasets.sources import HouseNoaaSource
+except HouseError as missing:
+    raise CommandError(str(missing)) from None
+
+__all__ = ["HouseNoaaSource"]
