@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote
 
-from faults.server import HOST, Answer, Incoming
+from faults.messages import Answer, Incoming
+from faults.server import HOST
 
 from tracking.certificates import make_certificates
 from tracking.front import Front

@@ -118,7 +118,7 @@ def test_a_kill_costs_at_most_a_moment(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     logged = int([process.stdout.readline() for _ in range(200)][-1])
-    while not logged_on_disk(tmp_path, logged):  # nobody flushes: the writing thread does it by itself
+    while not logged_on_disk(tmp_path, logged):  # nobody flushes: the writing thread writes on its own
         assert process.poll() is None
     assert Spool(tmp_path).writer_alive()
     process.send_signal(signal.SIGKILL)
