@@ -67,9 +67,8 @@ class OneStep:
 
         model = torch.load(self._run.checkpoint, map_location="cpu", weights_only=False).eval()
         data, steps = self._data, self._run.input_steps
-        inputs, columns = (
-            [data.name_to_index[name] for name in names] for names in (self._inputs, self._variables)
-        )  # fmt: skip
+        inputs = [data.name_to_index[name] for name in self._inputs]
+        columns = [data.name_to_index[name] for name in self._variables]
         for date in range(steps, len(data)):
             before = np.stack([data[date - steps + step] for step in range(steps)])[:, :, 0]  # (step, variable, node)
             batch = torch.from_numpy(before[:, inputs].transpose(0, 2, 1)[None])

@@ -20,9 +20,10 @@ from anemoi_house.report.numbers import numbers
 from anemoi_house.report.page import page
 from anemoi_house.report.pictures import Pictures, draw
 from anemoi_house.report.trained import Graph, known_of
-from anemoi_house.scores.comparison import RunComparison, compare
+from anemoi_house.scores.comparison import compare
 from anemoi_house.scores.grid import Widths
 from anemoi_house.scores.runs import Settings, find_runs
+from anemoi_house.scores.scored import RunComparison
 from anemoi_house.words import is_or_are, listed
 
 PAGE, NUMBERS, FIGURES = "index.html", "report.json", "figures"

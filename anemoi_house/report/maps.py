@@ -14,9 +14,9 @@ from anemoi_house.figures.style import pretty
 from anemoi_house.geometry import Floats
 from anemoi_house.graphs.coverage import DataNodes
 from anemoi_house.report.lines import Picture
-from anemoi_house.scores.comparison import RunComparison
 from anemoi_house.scores.grid import Grid
 from anemoi_house.scores.runs import date_text
+from anemoi_house.scores.scored import RunComparison
 
 FIELD, CHANGE, GAPS = "cividis", "PuOr_r", "Greys"
 

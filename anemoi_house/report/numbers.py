@@ -10,9 +10,9 @@ import numpy as np
 from anemoi_house.boundary.significance import FEWEST_DATES, LEVEL, RESAMPLES
 from anemoi_house.report.verdict import verdict
 from anemoi_house.scores import SCORES
-from anemoi_house.scores.comparison import RunComparison
 from anemoi_house.scores.runs import date_text
 from anemoi_house.scores.score import Curve, finite_mean
+from anemoi_house.scores.scored import RunComparison
 from anemoi_house.scores.tables import by_variable, summary_rows
 
 FORMAT = 1
@@ -37,7 +37,7 @@ def numbers(
     Returns
     -------
     dict
-        Of plain numbers, texts, lists and dicts; None where there is no number.
+        Of plain numbers, texts, lists and dicts; None for a missing number.
     """
     frame, common = comparison.frame, comparison.common
     units = comparison.runs[0].forecasts[0].about.units

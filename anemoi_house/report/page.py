@@ -59,17 +59,14 @@ def page(numbers: Numbers, pictures: Pictures) -> str:
         From `pictures.draw`.
     """
     lookup = _Numbers(numbers)
-    return _templates().get_template("page.html.j2").render(
-        numbers, numbers=numbers, at=lookup.at, show=lookup.show, pictures=pictures
-    )  # fmt: skip
+    template = _templates().get_template("page.html.j2")
+    return template.render(numbers, at=lookup.at, show=lookup.show, pictures=pictures)
 
 
 @cache
 def _templates() -> Environment:
-    loader = PackageLoader("anemoi_house.report")
-    found = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )  # fmt: skip
+    settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    found = Environment(loader=PackageLoader("anemoi_house.report"), undefined=StrictUndefined, **settings)
     found.globals |= {"labels": {name: score.label for name, score in SCORES.items()}, "symbols": SYMBOLS}
     found.globals["zone_km"] = f"{ZONE_KM:g}"
     found.filters |= {"pretty": pretty, "listed": listed, "uri": _uri}

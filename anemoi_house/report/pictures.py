@@ -9,7 +9,7 @@ from anemoi_house.report import lines
 from anemoi_house.report.lines import Picture
 from anemoi_house.report.maps import Atlas
 from anemoi_house.report.trained import Graph
-from anemoi_house.scores.comparison import RunComparison
+from anemoi_house.scores.scored import RunComparison
 
 Pictures = dict[str, list[Picture]]
 

@@ -169,9 +169,8 @@ def frame_of(runs: Sequence[Compared], settings: Settings) -> Frame:
     forecasts = [(run, forecast) for run in runs for forecast in run.forecasts if forecast.date in dates]
     leads, more = _common_leads(forecasts)
     variables, left = _common_variables(forecasts, settings.variables)
-    return Frame(
-        tuple(dates), tuple(leads), _table_leads(settings.leads_h, leads), variables, (*notes, *more, *left)
-    )  # fmt: skip
+    table_leads = _table_leads(settings.leads_h, leads)
+    return Frame(tuple(dates), tuple(leads), table_leads, variables, (*notes, *more, *left))
 
 
 Pairs = Sequence[tuple[Compared, Forecast]]
@@ -200,11 +199,10 @@ def _common_leads(forecasts: Pairs) -> tuple[list[int], list[str]]:
     lacking = [lead for lead in every if lead not in leads]
     if not lacking:
         return leads, []
-    who = sorted({
-        f"{run.label} from {date_text(forecast.date)} lacks {_hours(missing)}"
-        for run, forecast in forecasts
-        if (missing := [lead for lead in every if lead not in forecast.leads_h])
-    })  # fmt: skip
+    gaps_of = ((run, forecast, [lead for lead in every if lead not in forecast.leads_h]) for run, forecast in forecasts)
+    who = sorted(
+        {f"{run.label} from {date_text(each.date)} lacks {_hours(gaps)}" for run, each, gaps in gaps_of if gaps}
+    )
     more = f"; and {len(who) - _LINES} more" if len(who) > _LINES else ""
     return leads, [f"Lead times left out everywhere: {_hours(lacking)}. {'; '.join(who[:_LINES])}{more}."]
 

@@ -12,8 +12,8 @@ from anemoi_house.boundary.significance import Stretches
 from anemoi_house.geometry import Floats
 from anemoi_house.scores import SCORES
 from anemoi_house.scores.artifact import artifact
-from anemoi_house.scores.comparison import RunComparison
 from anemoi_house.scores.score import Score, finite_mean
+from anemoi_house.scores.scored import RunComparison
 
 Cell = dict[str, Any]
 

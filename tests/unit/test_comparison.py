@@ -1,4 +1,4 @@
-"""Numbers of the report, beside brute force and known errors."""
+"""Numbers of the report, against brute force and known errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from small_forecasts import DATES, LEADS_H, WIDTHS, Analyses, World, verify, wor
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import forecasts_of
 from anemoi_house.report.numbers import numbers, plain, summary
-from anemoi_house.scores.comparison import RunComparison, compare
+from anemoi_house.scores.comparison import compare
 from anemoi_house.scores.grid import Widths
 from anemoi_house.scores.runs import Compared, Settings
+from anemoi_house.scores.scored import RunComparison
 from anemoi_house.words import significant
 
 WHOLE, TRIMMED = world(), world(trim=2)
@@ -109,7 +110,7 @@ def test_scores_of_rings_against_brute_force(tmp_path: Path) -> None:
             expected = np.average(error[there] ** 2, weights=where.areas[there])
             assert found.scores[run_id].values[f"rmse_{name}"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
 
-    # The common places: the trimmed LAM's inner ring, as nodes of the whole one, by their rows and columns.
+    # The common nodes: the trimmed LAM's inner ring, as nodes of the whole one, by their rows and columns.
     rows, columns = np.divmod(np.arange(320), 20)
     inside = (rows >= 2) & (rows < 14) & (columns >= 2) & (columns < 18)
     rim = inside & ((rows == 2) | (rows == 13) | (columns == 2) | (columns == 17))
@@ -131,7 +132,7 @@ def test_the_summary_says_which_is_better_and_by_how_much(steps: RunComparison) 
     runs = [{"experiment": name, "coverage": None} for name in ("nbd", "tnbd")]
     found = summary(steps, runs)
     one, two = (row["index"]["12"] for row in found["rows"])
-    # Both in units of what the baseline's error does along the edge, which is nothing here but rounding.
+    # In units of what the baseline's error does along the boundary, which is only rounding here.
     assert one["value"] / two["value"] == pytest.approx(6 / 0.5, rel=1e-3)
     assert (one["lowest"], two["lowest"]) == (False, True)
     assert two["difference"]["verdict"] == "better"

@@ -1,4 +1,4 @@
-"""The page of the report: its numbers are those of the JSON, nothing comes from elsewhere, and it fits a phone."""
+"""The page of the report: its numbers are those of the JSON, it stands alone, and it fits a phone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Reader(HTMLParser):
-    """Numbers of a page with their places, its pictures, and what it asks for."""
+    """Numbers of a page with their paths, its pictures, and the addresses in it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
