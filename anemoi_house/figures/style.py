@@ -1,4 +1,4 @@
-"""How figures look: lines and colours told apart in black and white and by colour-blind eyes, readable on a phone."""
+"""Style of figures: distinct in black and white and to colour-blind eyes, readable on a phone."""
 
 from __future__ import annotations
 

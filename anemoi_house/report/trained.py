@@ -1,4 +1,4 @@
-"""What a report says of a run apart from its forecasts: its training and its graph, where they are left."""
+"""Training and graph of a compared run, as far as they still exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError, first_line
 from anemoi_house.graphs.coverage import DataNodes
 from anemoi_house.runs.trained import Run
-from anemoi_house.scores.runs import Compared
+from anemoi_house.scores.runs import ComparedRun
 from anemoi_house.scores.skill import losses
 
 RINGS = ("inner_ring", "outer_ring")
@@ -24,7 +24,7 @@ class Graph(NamedTuple):
     isolated: NDArray[np.intp]
 
 
-def known_of(run: Compared) -> tuple[dict[str, Any], Graph | None]:
+def known_of(run: ComparedRun) -> tuple[dict[str, Any], Graph | None]:
     """Return coverage, losses and errors in the rings of a run, with a sentence for each that is missing; its graph."""
     about, lacks = run.forecasts[0].about, []
     history: list[Any] = []

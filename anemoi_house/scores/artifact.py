@@ -26,7 +26,7 @@ _PREFIXES: dict[Kind, str] = {"error": "", "forecast": "forecast_", "analysis": 
 
 
 class Excess(Score):
-    """What a field does at the boundary beyond what it does elsewhere; see `boundary.index`."""
+    """Jump, kink or ripple at the boundary in excess of that elsewhere; see `boundary.index`."""
 
     def __init__(self, part: Literal["jump", "kink", "ripple"], of: Kind) -> None:
         self._part, self.of = part, of
@@ -65,7 +65,7 @@ class Jump(Excess):
 
 
 class Along(Score):
-    """What a field does along the boundary over the distance of the jump: the unit of the artifact index."""
+    """Change of a field along the boundary over the distance of the jump: the unit of the artifact index."""
 
     def __init__(self, of: Kind) -> None:
         self.of, self.name, self.label = of, f"{_PREFIXES[of]}along", f"change of the {of} along the boundary"

@@ -1,4 +1,4 @@
-"""Computes the scores of several runs.
+"""Compute the scores of several runs.
 
 Each field is read once. What is kept of it are its scores and, at one lead time, what maps are drawn from.
 """
@@ -17,7 +17,7 @@ from anemoi_house.geometry import Bools, Floats
 from anemoi_house.scores import SCORES
 from anemoi_house.scores.common_nodes import common_nodes
 from anemoi_house.scores.grid import Grid, Widths
-from anemoi_house.scores.runs import Compared, Frame, Settings, date_text, frame_of
+from anemoi_house.scores.runs import ComparedRun, Frame, Settings, date_text, frame_of
 from anemoi_house.scores.score import Curve, Fields, Kind
 from anemoi_house.scores.scored import Fault, RunComparison, RunScores, Values
 
@@ -39,7 +39,7 @@ class Analyses(Protocol):
 
 
 def compare(
-    runs: Sequence[Compared],
+    runs: Sequence[ComparedRun],
     settings: Settings,
     tell: Tell = lambda line: None,
     verify: Callable[[Sequence[Forecast], Sequence[str]], Analyses] = Verification,
@@ -48,7 +48,7 @@ def compare(
 
     Parameters
     ----------
-    runs : sequence of Compared
+    runs : sequence of ComparedRun
         The first one is the baseline.
     settings : Settings
     tell : callable
@@ -174,7 +174,7 @@ class _NoAnalyses:
         return np.full((len(forecast.leads_h), len(forecast.in_lam)), np.nan, dtype=np.float32)
 
 
-def _grids(runs: Sequence[Compared], widths: Widths) -> dict[str, Grid]:
+def _grids(runs: Sequence[ComparedRun], widths: Widths) -> dict[str, Grid]:
     grids: dict[str, Grid] = {}
     known: dict[Any, Grid] = {}
     for run in runs:
@@ -184,9 +184,9 @@ def _grids(runs: Sequence[Compared], widths: Widths) -> dict[str, Grid]:
     return grids
 
 
-def _by_data(runs: Sequence[Compared], grids: dict[str, Grid]) -> list[list[Compared]]:
+def _by_data(runs: Sequence[ComparedRun], grids: dict[str, Grid]) -> list[list[ComparedRun]]:
     """Group runs that have the same data and grid."""
-    groups: dict[Any, list[Compared]] = {}
+    groups: dict[Any, list[ComparedRun]] = {}
     for run in runs:
         groups.setdefault((repr(run.forecasts[0].about.dataset), id(grids[run.run_id])), []).append(run)
     return list(groups.values())

@@ -1,4 +1,4 @@
-"""Runs that have forecasts, and what of these they have in common."""
+"""Runs with forecasts, and the dates, lead times and variables that they have in common."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LINES = 6
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRun:
     """A run with its forecasts.
 
     Attributes
@@ -56,7 +56,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared.
+    """Settings of a comparison.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Frame:
-    """What all runs have in common.
+    """Dates, lead times and variables that all runs have.
 
     Attributes
     ----------
@@ -101,12 +101,12 @@ class Frame:
         """Lead time of the verdict and of the maps."""
         return self.table_leads_h[0]
 
-    def forecasts(self, run: Compared) -> list[Forecast]:
+    def forecasts(self, run: ComparedRun) -> list[Forecast]:
         """Return the forecasts of a run from the common dates."""
         return [forecast for forecast in run.forecasts if forecast.date in self.dates]
 
 
-def find_runs(paths: Iterable[Path]) -> tuple[list[Compared], list[str]]:
+def find_runs(paths: Iterable[Path]) -> tuple[list[ComparedRun], list[str]]:
     """Find runs and their forecasts.
 
     Parameters
@@ -117,7 +117,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Compared], list[str]]:
 
     Returns
     -------
-    list of Compared
+    list of ComparedRun
     list of str
         A sentence for each run without forecasts, which is left out.
 
@@ -126,7 +126,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Compared], list[str]]:
     HouseError
         If no run at a path has forecasts.
     """
-    found: list[Compared] = []
+    found: list[ComparedRun] = []
     left_out: list[str] = []
     for path in paths:
         checkpoints = sorted(path.rglob(INFERENCE_LAST), key=lambda file: file.stat().st_mtime)
@@ -138,7 +138,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Compared], list[str]]:
             except HouseError as mistake:
                 lacking.append(mistake)
                 continue
-            found.append(Compared(forecasts, _trained(folder, Path(forecasts[0].about.checkpoint))))
+            found.append(ComparedRun(forecasts, _trained(folder, Path(forecasts[0].about.checkpoint))))
         if len(lacking) == len(folders):
             raise lacking[0]
         left_out += [f"Left out: {reason}" for reason in lacking]
@@ -154,7 +154,7 @@ def _trained(*paths: Path) -> Run | None:
     return None
 
 
-def frame_of(runs: Sequence[Compared], settings: Settings) -> Frame:
+def frame_of(runs: Sequence[ComparedRun], settings: Settings) -> Frame:
     """Find the dates, lead times and variables that all runs have.
 
     Raises
@@ -173,10 +173,10 @@ def frame_of(runs: Sequence[Compared], settings: Settings) -> Frame:
     return Frame(tuple(dates), tuple(leads), table_leads, variables, (*notes, *more, *left))
 
 
-Pairs = Sequence[tuple[Compared, Forecast]]
+Pairs = Sequence[tuple[ComparedRun, Forecast]]
 
 
-def _common_dates(runs: Sequence[Compared]) -> tuple[list[np.datetime64], list[str]]:
+def _common_dates(runs: Sequence[ComparedRun]) -> tuple[list[np.datetime64], list[str]]:
     dates = {run.run_id: {forecast.date for forecast in run.forecasts} for run in runs}
     common = sorted(set.intersection(*dates.values()))
     if not common:

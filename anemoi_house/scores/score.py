@@ -1,4 +1,4 @@
-"""What a score is, and the fields that it is taken of."""
+"""Base classes of scores, and the fields that a score is computed from."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Kind = Literal["error", "forecast", "analysis"]
 
 @dataclass(frozen=True)
 class Fields:
-    """One variable of one forecast, at the lead times at which a score can be taken.
+    """One variable of one forecast, at the lead times at which a score exists.
 
     Attributes
     ----------
     values : ndarray, shape (leads, nodes)
         Errors, forecasts or analyses, as `Score.of` asks for.
     forecast, analysis : ndarray, shape (leads, nodes)
-        What an error is the difference of.
+        The fields behind an error.
     grid : Grid
     weights : mapping of str to ndarray, shape (nodes,)
         Weight of each node in the mean over a region: `inner_ring` along the run's own boundary, `common_inner_ring`
@@ -66,7 +66,7 @@ class Score(ABC):
     label : str
         In figures and table headings.
     of : str
-        Fields that it is taken of. Errors exist where forecast and analysis do, but for lead time 0.
+        Fields that it is computed from. Errors exist where both forecast and analysis do, except at lead time 0.
     squares : bool
         `values` are (signed) squares: they are averaged over dates, then the signed root is taken.
     has_stretches : bool

@@ -13,7 +13,7 @@ from anemoi_house.geometry import Bools, Floats
 from anemoi_house.scores import SCORES
 from anemoi_house.scores.common_nodes import CommonNodes
 from anemoi_house.scores.grid import Grid
-from anemoi_house.scores.runs import Compared, Frame
+from anemoi_house.scores.runs import ComparedRun, Frame
 from anemoi_house.scores.score import Curve, Score
 
 Values = NDArray[np.float32]
@@ -88,7 +88,7 @@ class RunComparison:
 
     Attributes
     ----------
-    runs : sequence of Compared
+    runs : sequence of ComparedRun
         The first one is the baseline.
     frame : Frame
         What they have in common.
@@ -102,7 +102,7 @@ class RunComparison:
         Valid dates without an analysis in the data of some run.
     """
 
-    runs: Sequence[Compared]
+    runs: Sequence[ComparedRun]
     frame: Frame
     grids: dict[str, Grid]
     common: CommonNodes

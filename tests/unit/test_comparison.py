@@ -14,7 +14,7 @@ from anemoi_house.forecast.read import forecasts_of
 from anemoi_house.report.numbers import numbers, plain, summary
 from anemoi_house.scores.comparison import compare
 from anemoi_house.scores.grid import Widths
-from anemoi_house.scores.runs import Compared, Settings
+from anemoi_house.scores.runs import ComparedRun, Settings
 from anemoi_house.scores.scored import RunComparison
 from anemoi_house.words import significant
 
@@ -32,8 +32,8 @@ def noise(where: World, variable: str, date: str, lead: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=len(where.latitudes))
 
 
-def compared(*folders: Path) -> list[Compared]:
-    return [Compared(forecasts_of(folder)) for folder in folders]
+def compared(*folders: Path) -> list[ComparedRun]:
+    return [ComparedRun(forecasts_of(folder)) for folder in folders]
 
 
 def of_runs(*folders: Path, worlds: dict[str, World], settings: Settings = SETTINGS, **how: Any) -> RunComparison:

@@ -29,7 +29,7 @@ from anemoi_house.report.build import check_output, report, settings_of, write_r
 from anemoi_house.report.trained import known_of, ring_errors
 from anemoi_house.runs.trained import Run
 from anemoi_house.scores.comparison import compare
-from anemoi_house.scores.runs import Compared, Settings
+from anemoi_house.scores.runs import ComparedRun, Settings
 
 WHOLE, TRIMMED = world(), world(trim=2)
 
@@ -53,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder, TRIMMED, error, run_id="cccc2222dddd", name="tnbd", dates=[*DATES, "2020-01-07T00"]),
     ]
     worlds = {"aaaa1111bbbb": WHOLE, "cccc2222dddd": TRIMMED}
-    compared = [Compared(forecasts_of(run)) for run in runs]
+    compared = [ComparedRun(forecasts_of(run)) for run in runs]
     comparison = compare(compared, Settings(widths=WIDTHS, leads_h=(12, 6)), verify=verify(worlds))
     write_report(comparison, folder / "made", {"runs": ["one", "two"]})
     return folder / "made"
@@ -286,7 +286,7 @@ def test_a_checkpoint_without_its_graph_is_said_and_the_rest_is_shown(tmp_path: 
         "checkpoints": {"root": "checkpoint/one"},
     }
     trained = Run(checkpoint, {"run_id": "one", "config": {"system": {"output": output}}})
-    known, graph = known_of(Compared(forecasts_of(folder), trained))
+    known, graph = known_of(ComparedRun(forecasts_of(folder), trained))
     assert (known["coverage"], graph, known["losses"], known["rings"]) == (None, None, [], {})
     training, coverage = known["lacks"]
     assert "left no record" in training
