@@ -1,4 +1,4 @@
-# VENV names the environment that every target uses; one that already has the package is used as it is.
+# VENV is the environment of every target; one that has the package is used as it is.
 VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= .demo
@@ -14,9 +14,9 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-environment: ## the environment, with the package and all that its tests need
+environment: ## the environment: the package with all extras, and what its tests need
 	@$(BIN)/python -I -c "import anemoi_house" 2>/dev/null || { \
-	  echo "Installing anemoi-house and the anemoi stack into $(VENV) (some 8 GB, mostly torch)"; \
+	  echo "Installing anemoi-house and the anemoi stack into $(VENV) (about 8 GB, mostly torch)"; \
 	  $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv && \
 	  $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[test,docs]"; }
@@ -24,7 +24,7 @@ environment: ## the environment, with the package and all that its tests need
 samples: environment ## the real GRIB files that some tests read
 	$(BIN)/python tests/noaa/fetch_samples.py .samples
 
-demo: environment ## sample data, a small TNBD training, and what it learned
+demo: environment ## sample data, a small TNBD training, and its skill
 	anemoi-house sample $(DEMO)/sample
 	cd $(DEMO) && anemoi-training train --config-name=tnbd_sample
 	anemoi-house skill $(DEMO)/outputs
@@ -32,10 +32,10 @@ demo: environment ## sample data, a small TNBD training, and what it learned
 	@echo "The graph: $(DEMO)/graph.png. The dashboard: make dashboard"
 
 dashboard: environment ## the runs of the demo in a browser
-	@echo "Open http://127.0.0.1:5000/#/experiments/1/runs; Ctrl-C ends it."
+	@echo "Open http://127.0.0.1:5000/#/experiments/1/runs; Stop with Ctrl-C."
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(DEMO))/outputs/logs/mlflow/mlflow.db
 
-compare: environment ## the four sample experiments trained shortly, their forecasts, and the report on the boundary
+compare: environment ## short trainings of the four sample experiments, their forecasts, and the report
 	anemoi-house sample $(DEMO)/sample
 	rm -rf $(DEMO)/compare
 	mkdir $(DEMO)/compare
@@ -50,7 +50,7 @@ published: environment ## the published graphs and models, one JSON line each
 	@$(BIN)/anemoi-house sample $(DEMO)/published --grid published --dates 4 >&2
 	@$(BIN)/python -I benchmarks/published.py $(DEMO)/published
 
-benchmark: environment ## what builders, datasets, trainings, tracking and reports cost, as JSON in benchmarks/results
+benchmark: environment ## cost of builders, datasets, trainings, tracking and reports: JSON in benchmarks/results
 	for grid in tiny published production; do \
 	  $(BIN)/python benchmarks/graphs.py --grid $$grid --json benchmarks/results/graphs-$$grid.json || exit 1; done
 	$(BIN)/python benchmarks/datasets.py --json benchmarks/results/datasets.json
@@ -66,7 +66,7 @@ study: environment ## experiments trained alike from three seeds, and compared a
 docs: environment ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
-lint: environment ## ruff, mypy, and the floors of the house
+lint: environment ## style, types, and which rooms may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -87,5 +87,5 @@ test-python: environment ## the unit tests and one training
 
 test: lint docs test-unit test-integration ## everything
 
-clean: ## the demo and what was built, not the environment
+clean: ## delete the demo and what was built, but not the environment
 	rm -rf $(DEMO) docs/_build dist

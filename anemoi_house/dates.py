@@ -15,7 +15,7 @@ import numpy as np
 from anemoi_house.errors import HouseError
 
 MOST_DATES = 10_000
-"""More starting dates than anybody forecasts from: a slip in a range."""
+"""Most initial dates in a request; a range with more is taken for a mistake."""
 
 _DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T(\d{2})(?::00(?::00)?)?Z?)?", re.ASCII)
 _DURATION = re.compile(r"(\d{1,6})([hd]?)", re.ASCII)
@@ -32,12 +32,12 @@ def parse_date(text: str, key: str, day_alone: timedelta | None = timedelta(0)) 
     key : str
         Name of the setting, for the message.
     day_alone : timedelta or None
-        Time of day that a day alone stands for; None refuses it.
+        Time of day that is meant by a day alone; None rejects it.
 
     Raises
     ------
     HouseError
-        If the text is not a date, or not one of the calendar.
+        If the text is not a date, or the calendar lacks it.
     """
     found = _DATE.fullmatch(text.strip())
     way_out = "Give it as 2020-01-27T00, in UTC and on the hour."
@@ -52,12 +52,12 @@ def parse_date(text: str, key: str, day_alone: timedelta | None = timedelta(0)) 
 
 
 def parse_dates(texts: Sequence[str], key: str = "--dates") -> list[np.datetime64]:
-    """Parse starting dates, and sort them.
+    """Parse initial dates, and sort them.
 
     Parameters
     ----------
     texts : sequence of str
-        Each a date, `2020-01-27T00` (or `2020-01-27`, which is its T00), or a range with both ends in it,
+        Each a date, `2020-01-27T00` (or `2020-01-27` for T00), or a range that includes both ends,
         `START/END/STEP`, such as `2020-01-26T12/2020-01-28T00/12h`.
     key : str
         Name of the setting, for the message.
@@ -69,13 +69,13 @@ def parse_dates(texts: Sequence[str], key: str = "--dates") -> list[np.datetime6
     Raises
     ------
     HouseError
-        Where a text is neither, a range is empty or longer than `MOST_DATES`, or a date is given twice.
+        If a text is neither, there are no dates or more than `MOST_DATES`, or a date is given twice.
     """
     dates = [date for text in texts for date in (_range(text, key) if "/" in text else [_date(text, key)])]
     if not dates:
-        raise HouseError(f"{key}: give one date or more, such as 2020-01-27T00")
+        raise HouseError(f"{key}: is empty. Give one date or more, such as 2020-01-27T00.")
     if len(dates) > MOST_DATES:
-        raise HouseError(f"{key}: {len(dates):,} dates; at most {MOST_DATES:,} are allowed")
+        raise HouseError(f"{key}: {len(dates):,} dates, and at most {MOST_DATES:,} are allowed.")
     if twice := sorted(date for date, times in Counter(dates).items() if times > 1):
         raise HouseError(f"{key}: {', '.join(map(str, twice[:5]))} is given twice. Name each date once.")
     return sorted(dates)
@@ -87,14 +87,14 @@ def parse_hours(text: str, key: str = "--lead-time") -> int:
     Raises
     ------
     HouseError
-        Where it is none, has no unit, or is 0.
+        If the text is not a duration, has no unit, or is 0.
     """
     found = _DURATION.fullmatch(text.strip())
     if not found:
         raise HouseError(f"{key}: '{text}' is not a duration. Give hours or days, such as 24h or 3d.")
     number, unit = found.groups()
     if not unit:
-        raise HouseError(f"{key}: '{text}' has no unit; is it {text.strip()}h or {text.strip()}d?")
+        raise HouseError(f"{key}: '{text}' has no unit. Is it {text.strip()}h or {text.strip()}d?")
     if int(number) == 0:
         raise HouseError(f"{key}: '{text}' must be more than 0. Give hours or days, such as 24h or 3d.")
     return int(number) * _HOURS[unit]
@@ -112,7 +112,7 @@ def _range(text: str, key: str) -> list[np.datetime64]:
         raise HouseError(f"{key}: '{text}' ends before it starts. Give START/END/STEP.")
     count = int((end - start) // np.timedelta64(step, "h")) + 1
     if count > MOST_DATES:
-        raise HouseError(f"{key}: '{text}' holds {count:,} dates; at most {MOST_DATES:,} are allowed")
+        raise HouseError(f"{key}: '{text}' holds {count:,} dates, and at most {MOST_DATES:,} are allowed.")
     return [start + np.timedelta64(step * index, "h") for index in range(count)]
 
 

@@ -7,17 +7,17 @@ import time
 
 TERMINAL_EVERY_S = 0.2
 LOG_EVERY_S = 60.0
-"""Between two lines where stderr is not a terminal."""
+"""Time between two lines if stderr is not a terminal."""
 WIDTH = 79
 
 
 class ProgressLine:
-    """One line of progress: rewritten on a terminal, else printed every now and then.
+    """A line of progress: rewritten on a terminal, otherwise printed once in a while.
 
     Parameters
     ----------
     log_every_s : float
-        Seconds between two lines where stderr is not a terminal; infinity for none.
+        Seconds between two lines if stderr is not a terminal; infinity prints none.
     """
 
     def __init__(self, log_every_s: float = LOG_EVERY_S) -> None:
@@ -27,7 +27,7 @@ class ProgressLine:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next line; asking spares the work of composing it."""
+        """Whether it is time for the next line. Check it to avoid composing lines that are not shown."""
         return time.monotonic() - self._shown >= self._every_s
 
     def show(self, text: str) -> None:

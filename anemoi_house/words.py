@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -19,3 +20,17 @@ def listed(names: Sequence[object], last: str = "and") -> str:
 def is_or_are(names: Sequence[object]) -> str:
     """Return the verb that fits a list of names."""
     return "is" if len(names) == 1 else "are"
+
+
+def significant(value: float | None, signed: bool = False, digits: int = 3) -> str:
+    """Return a number with a few significant digits: `1,234`, `−0.0123`, `1.00e-05`; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if not size:
+        return "0"
+    if 1e-3 <= size < 1e5:
+        text = f"{size:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
+    else:
+        text = f"{size:.{digits - 1}e}"
+    return ("−" if value < 0 else "+" if signed else "") + text

@@ -1,9 +1,9 @@
-"""The report over four runs on the published grids: time and memory, for five and for ten starting dates.
+"""Measure time and memory of the report over four runs on the published grids, for five and for ten starting dates.
 
-Nothing is trained: forecasts of 72 h, with ten variables a file as `anemoi-house forecast` writes them, are made from
-the published sample's analyses, smooth errors that grow and a jump along the boundary. The report reads its four
-default variables and verifies them with the sample's 92-variable datasets. Each report has a process of its own, on
-two cores.
+Nothing is trained: forecasts of 72 h, with ten variables each as `anemoi-house forecast` writes them, are made from the
+analyses of the published sample, smooth growing errors and a jump along the boundary. The report reads its four default
+variables and verifies them with the 92-variable datasets of the sample. Each report runs in its own process, on two
+cores.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ APART_H = 12
 NUMBERS_OF_DATES = (5, 10)
 CORES = 2
 TIMES = 2
-"""Each is made so often; the faster one counts."""
+"""Number of reports for each number of dates; the fastest counts."""
 
 
 def dates_needed(dates: int) -> int:
-    """Six-hourly analyses from the first start to the last lead time."""
+    """Return the number of six-hourly analyses from the first start to the last lead time."""
     return ((dates - 1) * APART_H + LEADS_H[-1]) // 6 + 1
 
 
 def make_forecasts(folder: Path, sample: Path, dates: int) -> None:
-    """A folder of forecasts for each run."""
+    """Write a folder of forecasts for each run."""
     from anemoi.datasets import open_dataset
 
     from anemoi_house.geometry import signed_distance_km, to_cartesian
@@ -90,7 +90,7 @@ def make_forecasts(folder: Path, sample: Path, dates: int) -> None:
 
 
 def measure(folder: Path, output: Path) -> dict[str, Any]:
-    """One report as a user runs it."""
+    """Make one report as a user does, and measure it."""
     command = [sys.executable, "-m", "anemoi_house", "report", *(str(folder / name) for name in RUNS), "-o", output]
     limited = {"OMP_NUM_THREADS": str(CORES), "BLOSC_NTHREADS": str(CORES), "MPLBACKEND": "Agg"}
     begun = time.perf_counter()
@@ -112,7 +112,7 @@ def measure(folder: Path, output: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     records.add_option(parser)
-    parser.add_argument("--folder", type=Path, help="keep sample and forecasts there, and use those that are there")
+    parser.add_argument("--folder", type=Path, help="keep sample and forecasts there, and use existing ones")
     arguments = parser.parse_args()
     kept = arguments.folder is not None
     folder = arguments.folder or Path(tempfile.mkdtemp())
@@ -136,7 +136,7 @@ def main() -> None:
             found = [measure(made, folder / f"report-{dates}") for _ in range(TIMES)]
             result["by_dates"][str(dates)] = min(found, key=lambda each: each["seconds"])
             print(json.dumps(result["by_dates"][str(dates)]), file=sys.stderr)
-        # Of the processor: on a machine that is shared, the clock tells more of the others.
+        # CPU time: on a shared machine, elapsed time depends on the others.
         few, many = (result["by_dates"][str(dates)]["cpu_seconds"] for dates in NUMBERS_OF_DATES)
         added = NUMBERS_OF_DATES[1] - NUMBERS_OF_DATES[0]
         result["cpu_seconds_per_date"] = (many - few) / added

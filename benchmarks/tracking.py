@@ -1,9 +1,9 @@
-"""Tracking beside the stock logger: what it costs a training, whatever the server does.
+"""Cost of tracking for a training, whatever the server does, in comparison with the stock logger.
 
-- `step`: time in the training thread for one logged step of ten metrics, on a server that is well, dead, silent, or
-  answers 429; and from the last step to the end of the process. The same with the stock logger.
+- `step`: time in the training thread for one logged step of ten metrics, with a server that works, is dead, is
+  silent, or answers 429; and from the last step to the end of the process. The same with the stock logger.
 - `drain`: 100,000 rows to a local server, next to bare `log_batch` calls of the same rows.
-- `training`: `tnbd_sample` with the server dead, beside the same without a logger; pairs in turn.
+- `training`: `tnbd_sample` with a dead server, and without a logger; pairs in turn.
 
 The server is a real `mlflow server` on SQLite. Each measurement has a process of its own.
 """
@@ -33,13 +33,13 @@ PACKAGES = ("anemoi-training", "mlflow", "azureml-mlflow", "torch")
 SERVERS = ("well", "dead", "silent", "busy")
 METRICS, LOGGED_STEPS, BETWEEN_S = 10, 300, 0.02
 PATIENCE_S = 60
-"""After this the stock logger, which waits for up to an hour, is given up."""
+"""Longest wait for the stock logger, which itself waits for up to an hour."""
 ROWS, BATCH = 100_000, 1000
 PAIRS, TRAININGS = 7, 11
 RUNS = {"ours": 5, "stock": 1}
-"""Of the steps; a single worst step is as much the machine's as the logger's."""
+"""Of the steps; a single worst step is due to the machine as much as to the logger."""
 NOTHING_S = 1e-4
-"""Counted out in the same thread, as long as a step of ours takes: what the machine itself takes away."""
+"""Busy loop in the same thread, as long as a step of ours; it shows the delays due to the machine."""
 BIN = Path(sys.prefix) / "bin"
 
 
@@ -47,7 +47,7 @@ BIN = Path(sys.prefix) / "bin"
 
 
 def log_steps(kind: str, folder: Path, uri: str, signals: Any) -> None:
-    """Log steps as a training does; the server's trouble begins when a tenth of them is logged."""
+    """Log steps as a training does; the fault of the server begins after a tenth of them."""
     logger = make_logger(kind, folder, uri)
     took, nothing = [], []
     for step in range(LOGGED_STEPS):
@@ -80,7 +80,7 @@ def make_logger(kind: str, folder: Path, uri: str) -> Any:
 
 
 def bare_batches(uri: str) -> float:
-    """Seconds that MLflow's client needs for the rows."""
+    """Return the seconds that MLflow's client needs for the rows."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
@@ -113,7 +113,7 @@ def drain(folder: Path, uri: str) -> float:
 
 
 def write_spool(folder: Path) -> None:
-    """A run whose records are as the logger writes them: ten metrics a step."""
+    """Write the record of a run as the logger does: ten metrics a step."""
     folder.mkdir(parents=True)
     now = int(time.time() * 1000)
     start = {"kind": "start", "t": now, "session": 0, "run_id": folder.name, "run_name": "many", "experiment": "drain",
@@ -135,7 +135,7 @@ def some_rows(first: int, number: int) -> Iterator[tuple[str, float, int]]:
 
 
 def measure_steps(kind: str, trouble: str, folder: Path) -> dict[str, Any]:
-    """Times of one logged step, and of the end, in the training's process."""
+    """Return the times of one logged step, and of the end, in the process of the training."""
     with running_server(folder) as (server, front):
         address = front.environment["MLFLOW_TRACKING_URI"]
         process = subprocess.Popen(
@@ -169,7 +169,7 @@ def measure_steps(kind: str, trouble: str, folder: Path) -> dict[str, Any]:
 
 
 def measure_runs(kind: str, trouble: str, folder: Path, runs: int) -> dict[str, Any]:
-    """Medians over several processes, and the worst step of each of them."""
+    """Return the medians over several processes, and the worst step of each."""
     each = [measure_steps(kind, trouble, folder / f"{kind}-{trouble}-{run}") for run in range(runs)]
     if runs == 1:
         return each[0]
@@ -196,7 +196,7 @@ def make_trouble(trouble: str, server: Any, front: Any) -> None:
 
 
 def measure_drain(folder: Path) -> dict[str, float]:
-    """Drain and bare calls in turn, in processes of their own; medians."""
+    """Return the medians of the sender and of bare calls, in turn, each in a process of its own."""
     bare, ours = [], []
     with running_server(folder) as (server, _):
         for turn in range(PAIRS):
@@ -211,7 +211,7 @@ def measure_drain(folder: Path) -> dict[str, float]:
 
 
 def measure_training(folder: Path, steps: int) -> dict[str, Any]:
-    """Wall time of the whole command, with the server dead and without a logger, in turn."""
+    """Return the wall times of the whole command, with a dead server and without a logger, in turn."""
     subprocess.run([BIN / "anemoi-house", "sample", folder / "sample"], check=True, capture_output=True)
     without = ["diagnostics.log.mlflow.enabled=False"]
     dead = ["diagnostics=house_mlflow", "diagnostics.log.mlflow.tracking_uri=http://127.0.0.1:9"]

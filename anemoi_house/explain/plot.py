@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anemoi_house.errors import HouseError
 from anemoi_house.explain.effective import Effective
-from anemoi_house.figures.graph import write_figure
+from anemoi_house.figures.files import write_figure
 
 
 def plot_rate(values: Effective, output: Path) -> Path:

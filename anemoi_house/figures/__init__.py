@@ -1,1 +1,1 @@
-"""How pictures look: style, maps, a graph."""
+"""Drawing: line charts, maps, and the picture of a graph."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from anemoi_house.errors import HouseError
 from anemoi_house.runs.trained import Run
+from anemoi_house.upstream import keys
 
 
 class State(NamedTuple):
@@ -39,10 +40,10 @@ class OneStep:
         from anemoi.datasets import open_dataset
 
         self._run, self._variables = run, variables
-        names = run.metadata["metadata_inference"]["data"]["data_indices"]
+        names = run.inference["data_indices"]
         if unknown := sorted(set(variables) - names["output"].keys() & names["input"].keys()):
             raise HouseError(f"{', '.join(unknown)}: not a prognostic variable of {run.checkpoint}.")
-        config = run.metadata["config"]["dataloader"]["validation"]["datasets"]["data"]
+        config = run.dates_of(keys.VALIDATION)
         try:
             self._data = open_dataset(config["dataset_config"]["dataset"], start=config["start"], end=config["end"])
         except (OSError, ValueError) as error:
@@ -65,14 +66,13 @@ class OneStep:
         import torch
 
         model = torch.load(self._run.checkpoint, map_location="cpu", weights_only=False).eval()
-        data, steps = self._data, self._run.metadata["config"]["task"]["multistep_input"]
-        inputs, columns = (
-            [data.name_to_index[name] for name in names] for names in (self._inputs, self._variables)
-        )  # fmt: skip
+        data, steps = self._data, self._run.input_steps
+        inputs = [data.name_to_index[name] for name in self._inputs]
+        columns = [data.name_to_index[name] for name in self._variables]
         for date in range(steps, len(data)):
             before = np.stack([data[date - steps + step] for step in range(steps)])[:, :, 0]  # (step, variable, node)
             batch = torch.from_numpy(before[:, inputs].transpose(0, 2, 1)[None])
             with torch.inference_mode():
-                predicted = model.predict_step({"data": batch})["data"].numpy()
+                predicted = model.predict_step({self._run.dataset_name: batch})[self._run.dataset_name].numpy()
             predicted = predicted.reshape(-1, predicted.shape[-1])[:, self._outputs].T
             yield State(predicted, data[date][columns, 0], before[-1, columns])

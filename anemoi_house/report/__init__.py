@@ -1,1 +1,1 @@
-"""Figures and pages for whoever looks at a graph, a training or a forecast."""
+"""The report on the boundary: runs in, one page with its figures and numbers out."""

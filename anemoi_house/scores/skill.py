@@ -8,9 +8,7 @@ import numpy as np
 
 from anemoi_house.forecast.one_step import OneStep
 from anemoi_house.runs.trained import Run
-
-VARIABLES = ("gh_500", "t_850", "u_850", "v_850")
-"""What the published experiments are judged by in validation."""
+from anemoi_house.scores.runs import VARIABLES
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from anemoi_house.errors import HouseError
+from anemoi_house.extras import extras_named
 from anemoi_house.study import records
 from anemoi_house.study.plan import EXPERIMENTS, SEEDS, Run
 from anemoi_house.study.result import result_of
@@ -36,10 +37,12 @@ def main() -> int:
     study = arguments.folder.absolute()
     runs = {name: [Run(name, seed, study) for seed in arguments.seeds] for name in arguments.experiments}
     try:
+        with extras_named("study"):
+            circumstances = records.circumstances(PACKAGES)
         build_samples(study)
         by_seed = [run for same_seed in zip(*runs.values()) for run in same_seed]
         make(by_seed, arguments.side_by_side, shlex.split(arguments.prefix))
-        records.write(records.circumstances(PACKAGES) | result_of(study, runs), arguments.json)
+        records.write(circumstances | result_of(study, runs), arguments.json)
     except HouseError as error:
         print(f"study: {error}", file=sys.stderr)
         return 1

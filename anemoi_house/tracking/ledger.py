@@ -35,7 +35,7 @@ class Ledger:
     run_id, experiment_id : str or None
         The server's own ids.
     creating : str or None
-        Mark of the run that is being created; it tells our own unfinished attempt from somebody else's run.
+        Mark of the run that is being created, by which an unfinished attempt is known to be ours.
     offset : int
         Byte of `records.jsonl` up to which the server has everything.
     rows : int

@@ -119,7 +119,7 @@ def is_held(path: Path) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether the lock would be refused here, whoever holds it."""
+    """Return whether any process on this host holds the lock."""
     try:
         with path.open("rb") as lock:
             return _is_locked(lock.fileno())

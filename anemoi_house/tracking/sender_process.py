@@ -75,7 +75,7 @@ class SenderProcess:
             state = Pending(self._spool)
         if self._process is not None and self._is_running():
             with suppress(subprocess.TimeoutExpired):
-                # It ends by itself when everything is sent. Its ledger survives a kill.
+                # It exits once everything is sent. Its ledger survives a kill.
                 self._process.wait(1.0 if state.complete else 0)
             self._process.kill()
             self._process.wait()

@@ -48,7 +48,7 @@ class ServerRun:
         return self._run.run_id
 
     def check(self) -> None:
-        """Raise a GoneError if the run was deleted: tell one refused record from a run that accepts nothing."""
+        """Raise a GoneError if the run was deleted; otherwise the server refused only the record itself."""
         run_id, self._run = self.id(), None
         self._run = self._existing(self._server.run(run_id))
 

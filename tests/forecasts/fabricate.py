@@ -1,4 +1,4 @@
-"""A folder of forecasts as `anemoi-house forecast` leaves it, from arrays: no model, no data."""
+"""Write forecasts as `anemoi-house forecast` does, from arrays: no model, no data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fabricate(
     diagnostic: Sequence[str] = (),
     units: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a forecast, and the sidecar of its folder; its fields are of shape (lead, node), the LAM's nodes first."""
+    """Write a forecast and the sidecar of its folder; fields have the shape (lead, node), LAM nodes first."""
     folder.mkdir(parents=True, exist_ok=True)
     about = About(
         run_id=run_id,

@@ -1,12 +1,12 @@
-"""Everything that README and docs show is run, composed or parsed: a block that none of this fits fails.
+"""Run, compose or parse everything that README and docs show; an unknown kind of block fails.
 
-One process of its own (this file, run as a script) goes through all blocks in the order of the pages, in a folder
-that has what a reader would have by then: sample data, files that the pages show, a trained run. So Hydra's plugins,
-the reader's own among them, are found as in a user's process.
+A separate process (this file, run as a script) runs all blocks in the order of the pages, in a directory with what a
+reader has by then: sample data, files that the pages show, a trained run. So Hydra's plugins, including the reader's,
+are found as in a user's process.
 
-Trainings are composed, resolved and validated but not run, as other tests run them. The published experiments get
-the tiny sample data in place of a user's, and a smaller trim where theirs would leave nothing of a LAM of 26 x 44
-points: what is tested are keys and values, not sizes.
+Trainings are composed, resolved and validated but not run; other tests run them. The published experiments get
+the tiny sample data instead of a user's, and a smaller trim if theirs would leave nothing of a LAM of 26 x 44
+points: keys and values are tested, not sizes.
 """
 
 from __future__ import annotations
@@ -61,18 +61,18 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """Name of the file that it shows, from a comment in its first line."""
+        """Name of the file that the block shows, from a comment in its first line."""
         found = SHOWN_FILE.match(self.text)
         return found[1] if found else None
 
     @property
     def commands(self) -> list[str]:
-        """Lines of a shell block that are commands."""
+        """Commands of a shell block."""
         return [line for line in self.text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def blocks() -> list[Block]:
-    """All fenced blocks that show something to run or to write down."""
+    """Return all fenced blocks that show something to run or to write to a file."""
     found = []
     for page in PAGES:
         text = page.read_text()
@@ -90,7 +90,7 @@ BLOCKS = blocks()
 
 
 class Workshop:
-    """Runs blocks in the working folder; what is wrong raises."""
+    """Runs blocks in the working directory, and raises if one is wrong."""
 
     def __init__(self, sample: Path) -> None:
         self.sample = sample
@@ -141,11 +141,11 @@ class Workshop:
             assert (Path(block.file or "").parent / package.replace(".", "/") / "__init__.py").is_file(), package
 
     def _house(self, arguments: list[str]) -> None:
-        """Really run; a published experiment as its sample, since its mesh alone takes a minute."""
+        """Run the command; for a published experiment use its sample, since its mesh alone takes a minute."""
         from anemoi_house.cli import main, make_parser
 
         if arguments[0] in ("scan", "missing"):
-            # Of archives and of a dataset under construction, which other tests have.
+            # These need archives, or a dataset under construction: other tests have both.
             assert arguments[0] == "missing" or Path(arguments[1]).is_file()
             make_parser().parse_args(arguments)
             return
@@ -179,7 +179,7 @@ class Workshop:
         BaseSchema(**config)
 
     def _datasets(self, arguments: list[str]) -> None:
-        """Archives and builds are for other tests; here, the recipe must be one, and the arguments right."""
+        """Check the recipe and the arguments; other tests build datasets."""
         from anemoi.datasets.commands import COMMANDS
         from anemoi.datasets.create.recipe import loader_recipe_from_yaml
         from anemoi.utils.cli import make_parser
@@ -196,13 +196,13 @@ class Workshop:
         GraphCreator(config=Path(recipe)).create(save_path=Path(graph), overwrite=True)
 
     def _inference(self, arguments: list[str]) -> None:
-        """Run by other tests; here, the config that the page shows must be one, of this package's checkpoint."""
+        """Check the config that the page shows; other tests run it."""
         command, config = arguments[0], arguments[1].replace(RUN_ID, self._run_id())
         assert command == "run"
         assert Path(yaml.safe_load(Path(config).read_text())["checkpoint"].replace(RUN_ID, self._run_id())).is_file()
 
     def _mlflow(self, arguments: list[str]) -> None:
-        """The server is not started; the store it is to show must be there."""
+        """Check that the store exists, without starting the server."""
         command, option, store = arguments
         assert (command, option) == ("ui", "--backend-store-uri")
         assert Path(store.removeprefix("sqlite:///")).is_file()
@@ -231,7 +231,7 @@ class Workshop:
 
 @contextlib.contextmanager
 def without_data() -> Iterator[None]:
-    """Within it, nobody has said where the data are: the published datasets stand in, with their own dates and trim."""
+    """Unset the paths of the data, so that the published periods and trim are used."""
     kept = {name: os.environ.pop(name) for name in ("HOUSE_HRRR", "HOUSE_GFS") if name in os.environ}
     try:
         yield
@@ -240,26 +240,26 @@ def without_data() -> Iterator[None]:
 
 
 def train() -> None:
-    """A training of a few steps with the reader's own builder, through the stock command."""
+    """Train a few steps with the reader's builder, through the stock command."""
     from anemoi.training.commands.train import main
 
     short = ["training.max_steps=2", "dataloader.validation.datasets.data.end=2020-01-26"]
-    # The schedule of tnbd_sample, which a page goes on with.
+    # The schedule of tnbd_sample, which a page continues.
     short += ["training.optimization.lr_scheduler.t_initial=300"]
     sys.argv = ["anemoi-training train", "--config-name=polar_sample", *short]
     os.environ["ANEMOI_TRAINING_CMD"] = " ".join(sys.argv)  # as the command does, for the ranks that it might start
     main()
-    # The pages speak of the graph of tnbd_sample; this one has its nodes, and a record of other edges.
+    # The pages use the graph of tnbd_sample; this one has the same nodes, and a record of other edges.
     shutil.copy("outputs/graphs/polar_sample.pt", "outputs/graphs/tnbd_sample.pt")
 
 
 def run_blocks(sample: Path) -> dict[str, str]:
-    """Errors of all blocks by where they stand; empty for those that are right."""
+    """Return the error of each block by its page and line, or an empty text."""
     train()
     workshop = Workshop(sample)
     errors = {}
     for block in BLOCKS:
-        # A reader's own paths become those of the sample data.
+        # The reader's paths become those of the sample data.
         text = block.text.replace("/path/to/outputs", "outputs").replace("/path/to", str(sample))
         told = io.StringIO()
         try:
@@ -267,7 +267,7 @@ def run_blocks(sample: Path) -> dict[str, str]:
                 workshop.run(Block(block.page, block.line, block.language, text))
             errors[str(block)] = ""
         except BaseException:
-            errors[str(block)] = f"{traceback.format_exc()}\nIt said:\n{told.getvalue()[-3000:]}"
+            errors[str(block)] = f"{traceback.format_exc()}\nIt printed:\n{told.getvalue()[-3000:]}"
     return errors
 
 
@@ -276,7 +276,7 @@ def run_blocks(sample: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
-    """Folder with the sample data and all files that the pages show."""
+    """Make a directory with the sample data and all files that the pages show."""
     folder = tmp_path_factory.mktemp("workshop")
     (folder / "sample").symlink_to(sample)
     for block in BLOCKS:
@@ -289,7 +289,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def errors(here: Any, workshop: Path, sample: Path) -> dict[str, str]:
-    """What is wrong with each block, from the process that ran them all."""
+    """Return the error of each block, from the process that ran them all."""
     there = workshop / "errors.json"
     here.check("python", __file__, sample, there, cwd=workshop, PYTHONPATH=str(workshop / PACKAGE))
     return json.loads(there.read_text())
@@ -301,7 +301,7 @@ def test_shown_is_right(block: Block, errors: dict[str, str]) -> None:
 
 
 def inline_commands() -> Iterator[tuple[str, str]]:
-    """Page and text of commands that are shown within a sentence."""
+    """Yield page and text of the commands within sentences."""
     for page in PAGES:
         for text in re.findall(r"`((?:make|anemoi-house|anemoi-training) [^`]+)`", FENCE.sub("", page.read_text())):
             yield str(page.relative_to(ROOT)), text
@@ -336,6 +336,19 @@ def test_links_and_pictures_exist() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             assert "://" in target or (page.parent / target).is_file(), f"{page.name}: {target}"
+
+
+def test_built_pages_need_no_network(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", ROOT / "docs", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in PAGES[1:]:
+        text = (tmp_path / page.with_suffix(".html").name).read_text()
+        assert not re.search(r"<(script|img)[^>]* src=[\"'](https?:)?//", text), page.name
+        assert not re.search(r"<link[^>]* rel=[\"']stylesheet[\"'][^>]* href=[\"'](https?:)?//", text), page.name
+    boundary = (tmp_path / "boundary.html").read_text()
+    assert boundary.count("<math") > 20
+    assert 'class="overline"' in boundary
 
 
 if __name__ == "__main__":

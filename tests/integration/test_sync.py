@@ -1,7 +1,7 @@
-"""`anemoi-house sync` with real clients: a real MLflow server, and Azure ML's own client, both behind failing fronts.
+"""`anemoi-house sync` with real clients, of a real MLflow server and of Azure ML, both behind failing fronts.
 
-What the server has is read from its database. MLflow keeps a row that is sent twice once, so that what was sent twice
-is asked of the front. Most tests call the command in this process, where MLflow is imported already.
+What the server has is read from its database. MLflow keeps a row that is sent twice once, so only the front knows what
+was sent twice. Most tests call the command in this process, where MLflow is imported already.
 """
 
 # ruff: noqa: F811
@@ -65,7 +65,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Record how long the command pauses, whoever makes it: a library that retries pauses too."""
+    """Record all pauses of the command, those of retrying libraries included."""
     sleep, taken = time.sleep, []
 
     def recording(seconds: float) -> None:
@@ -78,7 +78,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def records(steps: int = 60, first: int = 0, seed: int = 0) -> list[dict[str, Any]]:
-    """What a training says in some steps: 20 rows each, some of them not finite; files, and what it prints."""
+    """Return records of some steps of a training: 20 rows each, some not finite; files, and terminal output."""
     values = random.Random(seed)
     said: list[dict[str, Any]] = []
     for step in range(first, first + steps):
@@ -90,7 +90,7 @@ def records(steps: int = 60, first: int = 0, seed: int = 0) -> list[dict[str, An
 
 
 def whole(folder: Path, uri: str, steps: int = 60, **about: Any) -> Spool:
-    """The record of a run from its start to its end."""
+    """Write the record of a run from its start to its end."""
     said = [
         start(RUN_ID, **about),
         {"kind": "params", "values": {f"model.p{number}": f"value {number}" for number in range(150)}},
@@ -103,7 +103,7 @@ def whole(folder: Path, uri: str, steps: int = 60, **about: Any) -> Spool:
 
 
 def read_records(spool: Spool) -> list[dict[str, Any]]:
-    """Read without our own code."""
+    """Read records without our own code."""
     read = []
     for line in spool.records_path.read_text().splitlines():
         try:
@@ -119,7 +119,7 @@ def rows_of(spool: Spool) -> list[MetricRow]:
 
 
 def check(spool: Spool, run: Run, overwrites: bool = True) -> None:
-    """The server's run is the record, row by row."""
+    """Compare the run on the server with the record, row by row."""
     said = read_records(spool)
     first = said[0]
     assert (run["name"], run["experiment"]) == (first["run_name"], first["experiment"])
@@ -229,7 +229,7 @@ def test_after_any_fault_the_server_has_the_record_and_nothing_twice(
 
 
 def test_a_kill_at_any_point_costs_nothing(plain_front: Front, mlflow_server: MlflowServer, tmp_path: Path) -> None:
-    """The process is killed while a call is on its way to the server, or on its way back."""
+    """The process is killed while a call is on its way to the server or back."""
     spool = whole(tmp_path, plain_front.uri, steps=400)
     plain_front.fail("log-batch|artifacts", kind="slow", seconds=0.05)
     for calls in (3, 9, 12):
@@ -269,7 +269,7 @@ def test_two_at_once_on_one_folder_and_on_copies(
 def test_from_another_machine_without_a_ledger_or_with_an_older_one(
     plain_front: Front, mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
-    """The folder was copied in the middle of the run, and the run has gone on since on the first machine."""
+    """The folder was copied during the run, which continued on the first machine."""
     here = write_spool(tmp_path / "here" / RUN_ID, [start(RUN_ID), *records(30)], plain_front.uri)
     assert main(["sync", str(here.folder)]) == 0
     shutil.copytree(here.folder / "sent", tmp_path / "sent")
@@ -365,7 +365,7 @@ def test_what_the_server_refuses_is_set_aside(
     assert run["artifacts"] == {"good.txt": b"y"}
 
 
-# Beside a training
+# Next to a training
 
 
 def test_beside_a_training_through_an_outage_and_its_death(mlflow_server: MlflowServer, tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_beside_a_training_through_an_outage_and_its_death(mlflow_server: Mlflow
 
 @pytest.fixture
 def azure(azure_front: AzureFront, monkeypatch: pytest.MonkeyPatch) -> AzureFront:
-    """The workspace, and an environment that has its names and a service principal."""
+    """The workspace, and an environment with its names and a service principal."""
     os.environ |= azure_front.workspace_environment
     from azureml.mlflow._common._cloud import cloud as clouds
 
@@ -426,7 +426,7 @@ def azure(azure_front: AzureFront, monkeypatch: pytest.MonkeyPatch) -> AzureFron
     from azure import identity
 
     for name in ("InteractiveBrowserCredential", "DeviceCodeCredential"):
-        # In place of what would ask a person: whoever made one could not go on.
+        # These would ask a person.
         monkeypatch.setattr(getattr(identity, name), "get_token", lambda *_, **__: pytest.fail("somebody is asked"))
     return azure_front
 
@@ -436,7 +436,7 @@ def azure_spool(folder: Path, front: AzureFront, **about: Any) -> Spool:
 
 
 def nowhere(secrets: list[str], *folders: Path) -> None:
-    """No secret is in any file."""
+    """Check that no file holds a secret."""
     for folder in folders:
         for path in folder.rglob("*"):
             content = path.read_bytes() if path.is_file() else b""
@@ -490,7 +490,7 @@ def test_after_any_fault_azure_has_the_record_and_nothing_twice(
 def test_a_token_that_azure_takes_no_more_is_replaced(
     azure: AzureFront, mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
-    """The client thinks that its token is good for an hour."""
+    """The client considers its token valid for an hour."""
     spool = azure_spool(tmp_path / "spool", azure, steps=10)
     told = iter([False] * 5 + [True] * 1000)
     pass_on = azure.pass_on
@@ -592,7 +592,7 @@ def test_other_ways_to_sign_in(identity: str, azure: AzureFront, mlflow_server: 
 
 
 def test_names_that_are_taken_in_azure(azure: AzureFront, mlflow_server: MlflowServer, tmp_path: Path) -> None:
-    """By others, by ourselves before a ledger was lost, and by a reservation that got no content."""
+    """Names taken by others, by ourselves before the ledger was lost, and by a reservation without content."""
     said = [start(RUN_ID), artifact("a.txt", "ours"), artifact("b.txt", "same"), artifact("c.txt", "late")]
     spool = write_spool(tmp_path / RUN_ID, said, f"azureml://{azure.scope}")
     first = Spool(spool.folder)

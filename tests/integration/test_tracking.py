@@ -1,7 +1,7 @@
-"""Trainings through the stock CLI while the tracking server has every kind of trouble.
+"""Trainings with the stock command while the tracking server fails in every way.
 
-What a spool holds is read here line by line, and what a server has from its database: neither with our own code.
-Scenarios run two at a time, as most of a short training is the import of its stack.
+Spools are read line by line, and servers from their databases, both without our own code. Scenarios run two at a time,
+as a short training mostly imports its stack.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MESSAGE = re.compile(r"Tracking: .*")
 
 @dataclass
 class Training:
-    """A training, and everything that is said of it."""
+    """A training, and what became of it."""
 
     folder: Path
     server: MlflowServer
@@ -80,7 +80,7 @@ class Training:
         return self
 
     def hear(self, words: str, patience_s: float = 240) -> Training:
-        """Wait until it says something."""
+        """Wait until it logs something."""
         deadline = time.monotonic() + patience_s
         while not any(words in line for line in self.said):
             assert time.monotonic() < deadline, self.log[-3000:]
@@ -154,7 +154,7 @@ class Training:
         run = self.at_server(run_id)
         of = {kind: [record for record in records if record["kind"] == kind] for kind in
               ("start", "metrics", "params", "tags", "artifact", "terminal", "end")}  # fmt: skip
-        # A set, as MLflow's table: Lightning logs a loss twice in one millisecond where a callback stops it.
+        # A set, like MLflow's table: Lightning logs a loss twice in one millisecond if a callback stops it.
         rows = sorted({tuple(row) for record in of["metrics"] for row in record["rows"]},
                       key=lambda row: (row[0], row[3], row[2], str(row[1])))  # fmt: skip
         assert rows
@@ -212,14 +212,14 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(function: Scenario) -> Scenario:
-    """Name a scenario, which runs once for all tests that look at what became of it."""
+    """Register a scenario; it runs once for all tests that look at its outcome."""
     SCENARIOS[function.__name__] = function
     return function
 
 
 @pytest.fixture(scope="module")
 def outcome(request, tmp_path_factory, sample, template_database):  # noqa: F811
-    """Function that gives the outcome of a scenario; those that the session's tests ask for have been started."""
+    """Return a function that returns the outcome of a scenario; all scenarios of the session's tests are started."""
     tests = [item.name for item in request.session.items]
     wanted = {name for name in SCENARIOS if f"test_{name}" in tests}
     if "test_secrets_are_in_no_file" in tests:
@@ -358,7 +358,7 @@ def two_ranks_restarted_and_forked(training: Training) -> None:
     training.notes["status"] = [training.status]
     training.notes["server_run"] = training.at_server()["run_id"]
     training.server.kill()
-    # By the id that a user sees at the server.
+    # By the id that the server shows.
     training.start(f"training.run_id={training.notes['server_run']}", schedule, steps=12).wait()
     training.notes["status"].append(training.status)
     assert training.run_id == run

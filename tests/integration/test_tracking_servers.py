@@ -1,4 +1,4 @@
-"""The servers that the tests of tracking stand on, met by the unmodified clients of MLflow and Azure ML."""
+"""The servers for the tests of tracking, with the unmodified clients of MLflow and Azure ML."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tracking.separate import SeparateFront
 
 pytestmark = pytest.mark.alone
 
-# Obeys lines of Python, and answers each with the value of `told`, or with the error.
+# Runs lines of Python, and answers each with the value of `result`, or with the error.
 CLIENT = """
 import json, sys, time
 from mlflow import MlflowClient, artifacts
 from mlflow.entities import Metric, Param, RunTag
 client = MlflowClient()
 for line in sys.stdin:
-    names = globals() | {"told": None}
+    names = globals() | {"result": None}
     try:
         exec(json.loads(line), names)
-        answer = {"told": names["told"]}
+        answer = {"result": names["result"]}
         globals().update({name: names[name] for name in ("experiment", "run") if name in names})
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
@@ -39,7 +39,7 @@ for line in sys.stdin:
 
 
 class Client:
-    """A process with a client of MLflow that knows nothing but its environment."""
+    """A process with a client of MLflow, configured by its environment alone."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE", "MLFLOW", "ARM_"))}
@@ -62,7 +62,7 @@ class Client:
         self._process.communicate()
 
     def answer(self, code: str) -> dict[str, object]:
-        """What comes of a piece of Python: its variable `told`, or an error."""
+        """Run Python; return its variable `result`, or the error."""
         print(json.dumps(code), file=self._process.stdin, flush=True)
         for line in self._process.stdout:
             if line.startswith("ANSWER"):
@@ -70,13 +70,13 @@ class Client:
         pytest.fail(f"The client ended:\n{self.log.read_text()}")
 
     def do(self, code: str) -> object:
-        """The variable `told` of a piece of Python that has to succeed."""
+        """Run Python that must succeed; return its variable `result`."""
         answer = self.answer(code)
         assert "error" not in answer, f"{answer['error']}\n{self.log.read_text()[-3000:]}"
-        return answer["told"]
+        return answer["result"]
 
     def refused(self, code: str) -> str:
-        """The error of a piece of Python that has to fail."""
+        """Run Python that must fail; return the error."""
         answer = self.answer(code)
         assert "error" in answer, code
         return str(answer["error"])
@@ -93,7 +93,7 @@ def test_azure_client(azure_front: AzureFront, mlflow_server: MlflowServer, tmp_
         client.do("experiment = client.create_experiment('nested')")
         run_id = client.do(
             "info = client.create_run(experiment, start_time=5, tags={'kind': 'first'}, run_name='r').info;"
-            "told = run = info.run_id"
+            "result = run = info.run_id"
         )
         client.do(
             "values = 0.5, 0.25, float('nan'), float('inf'), -float('inf');"
@@ -102,7 +102,7 @@ def test_azure_client(azure_front: AzureFront, mlflow_server: MlflowServer, tmp_
         )
         client.do("client.log_artifact(run, 'a.txt', 'texts')")
 
-        # Nothing is overwritten, and there is never too much of anything.
+        # Nothing is overwritten, and every limit holds.
         assert "Resource Conflict" in client.refused("client.log_artifact(run, 'a.txt', 'texts')")
         assert "Limit=200, Size=201" in client.refused(
             "client.log_batch(run, params=[Param(f'p{i}', '') for i in range(100)]);"
@@ -140,7 +140,7 @@ def test_azure_client(azure_front: AzureFront, mlflow_server: MlflowServer, tmp_
 
 
 def ask(uri: str, path: str, content: object = None, patience_s: float = 5) -> tuple[int, dict[str, str], object]:
-    """Status, headers and content of an answer."""
+    """Return the status, headers and content of an answer."""
     body = None if content is None else json.dumps(content).encode()
     asked = urllib.request.Request(f"{uri}/{path}", data=body, headers={"Content-Type": "application/json"})
     try:
@@ -152,7 +152,7 @@ def ask(uri: str, path: str, content: object = None, patience_s: float = 5) -> t
 
 
 def create(uri: str, name: str, **options: float) -> int:
-    """Status of an answer to a request that cannot be carried out twice."""
+    """Return the status of a request that can be carried out once."""
     return ask(uri, "api/2.0/mlflow/experiments/create", {"name": name}, **options)[0]
 
 
@@ -164,7 +164,7 @@ def test_faults(plain_front: Front) -> None:  # noqa: F811
     front.fail("create$", kind="answer-lost", times=1)
     with pytest.raises(ConnectionResetError):
         create(front.uri, "c")
-    assert create(front.uri, "c") == 400  # it is there
+    assert create(front.uri, "c") == 400  # it was created
     front.fail("create$", kind="reset", times=1)
     with pytest.raises(ConnectionResetError):
         create(front.uri, "d")

@@ -22,7 +22,8 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import IO
 
-from faults.server import HOST, Answer, Fault, FaultServer, Incoming, Request
+from faults.messages import Answer, Fault, Incoming, Request
+from faults.server import HOST, FaultServer
 
 # Whatever proxy the environment names, the servers are on this machine.
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))

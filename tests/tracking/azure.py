@@ -1,6 +1,6 @@
-"""Azure ML as its own client sees it, before an MLflow server: sign-in, workspace, tracking, artifacts, over TLS.
+"""Azure ML as its own client sees it, on top of an MLflow server: sign-in, workspace, tracking, artifacts, over TLS.
 
-The unmodified `azureml-mlflow` is led here by environment variables alone.
+Environment variables alone lead the unmodified `azureml-mlflow` here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote
 
-from faults.server import HOST, Answer, Incoming
+from faults.messages import Answer, Incoming
+from faults.server import HOST
 
 from tracking.certificates import make_certificates
 from tracking.front import Front
@@ -29,13 +30,13 @@ from tracking.mlflow_server import MlflowServer
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 CLIENT_ID = "11111111-1111-1111-1111-111111111111"
 
-# What the client takes for the address of a blob has this in it, and it takes no other for a download.
+# The client downloads blobs only from addresses with this in them.
 _STORAGE = "account.blob.core.windows.net"
 
 
 @dataclass
 class Limits:
-    """What Azure refuses more of: by its pages on limits and by errors that users have met."""
+    """Limits of Azure, from its documentation and from errors that users have reported."""
 
     params: int = 200
     param_value: int = 500
@@ -55,7 +56,7 @@ class _Sent:
 
     @classmethod
     def by(cls, api: str, content: Mapping[str, Any]) -> _Sent:
-        """What a request to this part of the interface adds."""
+        """Return what a request to this part of the interface adds."""
         if api.endswith("/runs/log-parameter"):
             return cls(params={content["key"]: content["value"]})
         if api.endswith("/runs/set-tag"):
@@ -77,10 +78,9 @@ class _RunNames:
 
 
 class _CloudList(Front):
-    """Where the parts of Azure are, at an address of its own, and without TLS.
+    """The list of Azure's services, at an address of its own, without TLS and without the workspace's faults.
 
-    The client reads it as soon as it is imported, as it does not for the real Azure, whose list it brings along: no
-    fault of the workspace is to be met there.
+    The client reads it during its import; for the real Azure it brings the list along.
     """
 
     def __init__(self, upstream: MlflowServer | str, azure: str) -> None:
@@ -113,18 +113,18 @@ class AzureFront(Front):
     folder : Path
         Holds the certificates.
     token_life_s : float
-        How long tokens are valid; may be changed at any time, for tokens to come. Clients of azure-identity fetch a new
-        one for each call when they are told that it lives less than five minutes.
+        Validity of the tokens issued from here on; it may be changed at any time. Clients of azure-identity fetch a new
+        one for each call if it is valid for less than five minutes.
 
     Attributes
     ----------
     client_secret : str
         The password of the service principal.
     secrets : list of str
-        All that must be found nowhere: passwords, every token issued, signatures of blob addresses.
+        Everything that must not be in any file: passwords, all tokens issued, signatures of blob addresses.
     limits : Limits
     clouds : Front
-        Lists the parts of Azure. It is there from the first start to the end, whatever becomes of the workspace.
+        Lists the services of Azure. It runs from the first start to the end, even while the workspace is down.
     """
 
     scheme = "https"
@@ -165,11 +165,11 @@ class AzureFront(Front):
             self.clouds.start()
 
     def close(self) -> None:
-        """Stop, the list of clouds too."""
+        """Stop the workspace and the list of clouds."""
         self.stop()
         self.clouds.stop()
 
-    # Where clients are led
+    # Variables and addresses for clients
 
     @property
     def scope(self) -> str:
@@ -185,19 +185,19 @@ class AzureFront(Front):
 
     @property
     def cloud_environment(self) -> dict[str, str]:
-        """Where this Azure is, and that its certificate is to be trusted; no sign-in."""
+        """Variables with the address and the certificate of this Azure, without a sign-in."""
         return self.without_proxy | {
             "REQUESTS_CA_BUNDLE": str(self.ca),
             "ARM_CLOUD_METADATA_URL": f"{self.clouds.url}/metadata/endpoints",
             "AZURE_AUTHORITY_HOST": self.url,
-            # Without a name the client looks for clouds in the internet.
+            # Without a name the client looks for clouds on the internet.
             "AZUREML_CURRENT_CLOUD": "AzureCloud",
         }
 
     @property
     def principal(self) -> dict[str, str]:
         """Sign-in of a service principal."""
-        # The tenant of this name lets the sign-in library talk to any host, without asking Microsoft about it.
+        # For a tenant of this name, the sign-in library accepts any host without asking Microsoft.
         return {
             "AZURE_TENANT_ID": "adfs",
             "AZURE_CLIENT_ID": CLIENT_ID,
@@ -210,7 +210,7 @@ class AzureFront(Front):
         return {"IDENTITY_ENDPOINT": f"{self.url}/msi/token", "IDENTITY_HEADER": self._identity_header}
 
     def azure_cli(self, folder: Path) -> dict[str, str]:
-        """Sign-in of who has called `az login`: an `az` in `folder` that knows one token."""
+        """Variables for a sign-in with `az login`: an `az` in `folder` that knows one token."""
         expires = time.time() + self.token_life_s
         known = {
             "accessToken": self.issue_token(),
@@ -261,18 +261,18 @@ class AzureFront(Front):
 
     @property
     def secrets(self) -> list[str]:
-        """All that must be found nowhere."""
+        """Everything that must not be in any file."""
         with self._state:
             return [self.client_secret, self._identity_header, self._signature, *self._tokens]
 
     def issue_token(self, life_s: float | None = None) -> str:
-        """Make a token that is valid for `token_life_s`, or `life_s`."""
+        """Issue a token that is valid for `token_life_s`, or `life_s`."""
 
         def encoded(part: object) -> str:
             return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
 
         expires = time.time() + (self.token_life_s if life_s is None else life_s)
-        # No signature that anything verifies, but one that can be decoded and that no other token has.
+        # Nothing verifies the signature; it can be decoded, and is unique.
         content = encoded({"alg": "RS256", "typ": "JWT"}), encoded({"exp": int(expires), "jti": secrets.token_hex(8)})
         token = ".".join((*content, f"t0k-{secrets.token_hex(16)}"))
         with self._state:
@@ -280,13 +280,13 @@ class AzureFront(Front):
         return token
 
     def revoke_tokens(self) -> None:
-        """Refuse all tokens issued so far, though their owners think that they are valid."""
+        """Refuse all tokens issued so far, which clients still consider valid."""
         with self._state:
             self._tokens = dict.fromkeys(self._tokens, 0.0)
 
     @property
     def tokens_issued(self) -> int:
-        """How many tokens there were."""
+        """Number of tokens issued."""
         with self._state:
             return len(self._tokens)
 
@@ -434,7 +434,7 @@ class AzureFront(Front):
                 known.tags.discard(content["key"])
 
     def _with_artifact_addresses(self, answer: Answer) -> Answer:
-        """The same answer, with artifacts in Azure."""
+        """Return the same answer, with addresses of artifacts in Azure."""
         if b'"artifact_uri"' not in answer.body:
             return answer
         content = json.loads(answer.body)
@@ -548,7 +548,7 @@ def _storage_error(status: int, code: str, message: str) -> Answer:
 
 
 def _part(answer: Answer, headers: Mapping[str, str]) -> Answer:
-    """The range of a blob that was asked for."""
+    """Return the range of a blob that a request asks for."""
     if answer.status != 200:
         return _storage_error(404, "BlobNotFound", "The specified blob does not exist.")
     blob = answer.body

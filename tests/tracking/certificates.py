@@ -1,4 +1,4 @@
-"""A certificate authority of a test, and a certificate for this machine signed by it."""
+"""A certificate authority for a test, and a certificate for this machine signed by it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def make_certificates(folder: Path) -> tuple[Path, Path]:
-    """Make them, and give the files of the authority, for clients, and of certificate and key, for a server."""
+    """Create both; return the file of the authority, for clients, and that of certificate and key, for a server."""
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority of a test")])
     authority = (

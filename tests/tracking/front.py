@@ -10,7 +10,8 @@ import json
 from contextlib import closing
 from urllib.parse import urlsplit
 
-from faults.server import HOST, Answer, Fault, FaultServer, Incoming
+from faults.messages import Answer, Fault, Incoming
+from faults.server import HOST, FaultServer
 
 from tracking.mlflow_server import MlflowServer
 

@@ -1,4 +1,4 @@
-"""A tracking server in memory that keeps everything that is sent, also what is sent twice; and spools to send."""
+"""A tracking server in memory, which also keeps what is sent twice; and spools to send."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T0 = 1_700_000_000_000
 
 
 class KilledError(BaseException):
-    """The process ends here: nothing catches this."""
+    """The process ends here; nothing catches this."""
 
 
 @dataclass
@@ -58,9 +58,9 @@ class MemoryServer(Server):
     memory : Memory
     overwrites : bool
     fault : callable, optional
-        Is given the name of each call, and whether it has been carried out; raises what is to happen there.
+        Called with the name of each call, before and after it is carried out; raises what should happen there.
     refuses : callable, optional
-        Whether a row, a parameter or a tag is not to the server's liking, given its key.
+        Returns whether the server refuses a row, a parameter or a tag, given its key.
     """
 
     limits = Limits(metrics=8, params=3, tags=3)
@@ -142,7 +142,7 @@ class MemoryServer(Server):
             run = self._stored(run_id)
             assert 0 < len(rows) <= self.limits.metrics
             if any(self.refuses(row[0]) for row in rows):
-                raise RefusedError("not to my liking")
+                raise RefusedError("refused by the server")
             run.rows += [row._replace(value=_kept(row.value)) for row in rows]
 
         self._call("log_metrics", work)
@@ -162,7 +162,7 @@ class MemoryServer(Server):
             run = self._stored(run_id)
             assert 0 < len(tags) <= self.limits.tags
             if any(map(self.refuses, tags)):
-                raise RefusedError("not to my liking")
+                raise RefusedError("refused by the server")
             run.tags.update(tags)
 
         self._call("set_tags", work)
@@ -203,14 +203,14 @@ def _kept(value: float) -> float:
 
 
 def away(name: str, done: bool) -> None:
-    """A fault: nothing gets there."""
+    """Fail every call: a fault of a server that cannot be reached."""
     raise UnavailableError("cannot connect to memory (connection refused)")
 
 
 def write_spool(folder: Path, records: Sequence[dict[str, Any]], uri: str = "http://memory") -> Spool:
-    """Make a spool of these records, or add them to the one that is there.
+    """Write records to a spool, new or existing.
 
-    An `artifact` has its `content`, which becomes a file.
+    The `content` of an `artifact` becomes a file.
     """
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     (folder / "target.json").write_text(json.dumps({"uri": uri, "authentication": False, "aml": None}))
@@ -227,28 +227,28 @@ def write_spool(folder: Path, records: Sequence[dict[str, Any]], uri: str = "htt
 
 
 def start(run_id: str = "run", session: int = 0, **more: Any) -> dict[str, Any]:
-    """A start."""
+    """Return a start."""
     about = {"run_name": "tnbd_sample", "experiment": "nested", "parent": None, "fork_of": None, "server_run": None}
     return {"kind": "start", "t": T0 + session, "session": session, "run_id": run_id, **about, **more}
 
 
 def metrics(*rows: tuple[str, float | str, int]) -> dict[str, Any]:
-    """Rows of key, value and step."""
+    """Return rows of key, value and step."""
     return {"kind": "metrics", "rows": [[key, value, T0 + step * 100, step] for key, value, step in rows]}
 
 
 def artifact(path: str, content: str) -> dict[str, Any]:
-    """A file."""
+    """Return an artifact."""
     return {"kind": "artifact", "path": path, "content": content}
 
 
 def end(status: str = "FINISHED", at: int = 10_000) -> dict[str, Any]:
-    """An end."""
+    """Return an end."""
     return {"kind": "end", "t": T0 + at, "status": status}
 
 
 def wanted_rows(spool: Spool) -> Counter[tuple[Any, ...]]:
-    """Metric rows as a server is to have them."""
+    """Return the metric rows that a server should have."""
     return Counter(
         (key, str(_kept(float(value))), at, step)
         for record in spool.records()
@@ -258,5 +258,5 @@ def wanted_rows(spool: Spool) -> Counter[tuple[Any, ...]]:
 
 
 def had_rows(run: StoredRun) -> Counter[tuple[Any, ...]]:
-    """Metric rows as the server has them."""
+    """Return the metric rows that the server has."""
     return Counter((key, str(value), at, step) for key, value, at, step in run.rows)

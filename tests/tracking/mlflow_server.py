@@ -1,8 +1,8 @@
 """A real MLflow server on SQLite, and its runs read back from its files, without MLflow.
 
-A server takes ten seconds to start, almost all of it imports, done twice: by the command and by the process that it
-starts. Hence a process that has them done, once for all tests, and forks: each fork is a server as `mlflow server`
-runs it, and is up in half a second. `MlflowServer(folder, command=True)` runs the command itself.
+`mlflow server` takes ten seconds to start, almost all of it for imports, in the command and again in the process that
+it starts. So one process imports everything once for all tests, and forks: each fork is a server as `mlflow server`
+runs it, and starts in half a second. `MlflowServer(folder, command=True)` runs the command itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TESTS = Path(__file__).parents[1]
 # Whatever proxy the environment names, the servers are on this machine.
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-# What `mlflow server` sets for its server process, and nothing that runs beside it or reports home.
+# Variables of `mlflow server` for its server process; no other processes, no telemetry.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -51,9 +51,9 @@ class MlflowServer:
     folder : Path
         Holds database, artifacts and log, also for a server that is started again.
     template : Path, optional
-        An empty database, copied if the folder has none: faster than making one.
+        An empty database, copied if the folder has none, which is faster than creating one.
     command : bool
-        Run `mlflow server`, in place of a fork that does the same much earlier.
+        Run `mlflow server` instead of a fork, which starts faster.
 
     Attributes
     ----------
@@ -98,12 +98,12 @@ class MlflowServer:
         self._wait_until_up()
 
     def stop(self, patience_s: float = 10) -> None:
-        """End the server as a service manager does: SIGTERM, and SIGKILL when it takes too long."""
+        """Stop the server as a service manager does: SIGTERM, and SIGKILL if that takes too long."""
         self._end(signal.SIGTERM, patience_s)
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, to all processes of the server."""
+        """Send SIGKILL to all processes of the server."""
         self._end(signal.SIGKILL, 10)
 
     def find_runs(self, experiment: str | None = None, tags: Mapping[str, str] | None = None) -> list[str]:
@@ -145,7 +145,7 @@ class MlflowServer:
 
 
 def make_database(folder: Path) -> Path:
-    """Make an empty database, to be copied for each server: the template of `MlflowServer`."""
+    """Create an empty database, the template of `MlflowServer`."""
     with MlflowServer(folder) as server:
         return server.database
 
@@ -153,11 +153,11 @@ def make_database(folder: Path) -> Path:
 # Reading back
 
 MetricRow = tuple[str, float | str, int, int]
-"""Key, value, time in milliseconds, step; what is not finite is "NaN", "Infinity" or "-Infinity"."""
+"""Key, value (also "NaN", "Infinity" or "-Infinity"), time in milliseconds, step."""
 
 
 class Run(TypedDict):
-    """All that a server has of a run. Times are in milliseconds, the metric rows are sorted."""
+    """Everything that a server has of a run. Times are in milliseconds, the metric rows are sorted."""
 
     run_id: str
     name: str
@@ -172,7 +172,7 @@ class Run(TypedDict):
 
 
 def find_runs(database: Path, experiment: str | None = None, tags: Mapping[str, str] | None = None) -> list[str]:
-    """Ids of the runs of an experiment that have all these tags, in the order in which they began."""
+    """Return the ids of the runs of an experiment that have all these tags, in the order of their start."""
     with closing(_open(database)) as store:
         found = store.execute(
             "select run_uuid from runs join experiments using (experiment_id)"
@@ -184,7 +184,7 @@ def find_runs(database: Path, experiment: str | None = None, tags: Mapping[str, 
 
 
 def read_run(database: Path | str, run_id: str, artifacts: Path | None = None) -> Run:
-    """Read all that a server, or a store without one, has of a run.
+    """Read everything that a server, or a store in a file, has of a run.
 
     Parameters
     ----------
@@ -192,8 +192,8 @@ def read_run(database: Path | str, run_id: str, artifacts: Path | None = None) -
         The SQLite file; the address of a store (sqlite:///FILE) too.
     run_id : str
     artifacts : Path, optional
-        The folder of artifacts of the server, `artifacts` beside the database without it. It is not asked for where the
-        run itself says in which folder its artifacts are.
+        The server's folder of artifacts, by default `artifacts` next to the database; unused if the run itself names
+        its folder.
     """
     database = Path(str(database).removeprefix("sqlite:///"))
     with closing(_open(database)) as store:
@@ -232,7 +232,7 @@ def _pairs(store: sqlite3.Connection, table: str, run_id: str) -> dict[str, str]
 
 
 def _comparable(value: float, is_nan: bool) -> float | str:
-    """A value as a spool has it; MLflow keeps infinity as the largest number."""
+    """Return a value as a spool has it; MLflow stores infinity as the largest number."""
     if is_nan:
         return "NaN"
     if abs(value) >= sys.float_info.max or math.isinf(value):
@@ -254,7 +254,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _clean_environment() -> dict[str, str]:
-    """The environment without what a test, or the user, has set for clients or servers of MLflow."""
+    """Return the environment without settings of MLflow."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))}
     return clean | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
@@ -267,7 +267,7 @@ def _exists(process: int) -> bool:
 
 
 class _Forks:
-    """The process that has everything imported. It ends, and its servers with it, when this process ends."""
+    """The process that has imported everything. It and its servers end together with this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -282,7 +282,7 @@ class _Forks:
         atexit.register(self.close)
 
     def start(self, folder: Path, port: int) -> int:
-        """Start a server and give its process, which leads a group of its own."""
+        """Start a server, and return its process, which leads a process group."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with self._lock:
@@ -313,7 +313,7 @@ def _forks() -> _Forks:
 
 
 def main() -> None:
-    """Fork a server for each line of the standard input, until that ends."""
+    """Fork a server for each line of the standard input."""
     os.environ.update(_SETTINGS)
     for module in ("mlflow.server.fastapi_app", "uvicorn"):
         importlib.import_module(module)
@@ -333,7 +333,7 @@ def main() -> None:
 
 
 def _serve(folder: Path, port: int) -> None:
-    """Be the server process that `mlflow server` starts, and what it does ahead of that."""
+    """Run as the server process that `mlflow server` starts."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     log = os.open(folder / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -1,7 +1,7 @@
-"""A front as a process of its own, for benchmarks: it takes nothing from the process that is timed.
+"""A front as a process of its own, for benchmarks: it uses no time of the process that is timed.
 
-`python -m tracking.separate plain|azure UPSTREAM FOLDER`, with `tests` on the path, prints in JSON where it is, obeys
-the lines of its standard input, and serves until that ends. `SeparateFront` does all of this.
+`python -m tracking.separate plain|azure UPSTREAM FOLDER`, with `tests` on the path, prints its address in JSON, and
+carries out the lines of its standard input until that ends. `SeparateFront` does all of this.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SeparateFront:
     ----------
     uri : str
     environment : dict
-        As those of `Front` and `AzureFront`.
+        As for `Front` and `AzureFront`.
     """
 
     def __init__(self, kind: str, upstream: MlflowServer | str, folder: Path) -> None:
@@ -72,7 +72,7 @@ class SeparateFront:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("The front has ended: what it printed is above.")
+            raise RuntimeError("The front has ended; its output is above.")
         return json.loads(line)
 
 
@@ -83,7 +83,7 @@ def main() -> None:
         for line in sys.stdin:
             name, values, named = json.loads(line)
             if name not in _CALLS:
-                raise ValueError(f"A front is not told to {name!r} from another process.")
+                raise ValueError(f"{name}: not a method that another process may call.")
             print(json.dumps(getattr(front, name)(*values, **named)), flush=True)
 
 

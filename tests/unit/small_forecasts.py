@@ -1,4 +1,4 @@
-"""Forecasts on a small nested grid, with errors that are known, for the tests of the report."""
+"""Forecasts on a small nested grid with known errors, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forecasts.fabricate import fabricate
 from scipy.spatial import SphericalVoronoi
 from small_grids import globe_grid, haversine_km, unit_vectors
 
-from anemoi_house.scores.common_nodes import Widths
+from anemoi_house.scores.grid import Widths
 
 WIDTHS = Widths(400.0, 600.0)
 LEADS_H = (0, 6, 12)
@@ -35,15 +35,15 @@ class World:
 
     @property
     def border(self) -> np.ndarray:
-        """The LAM's nodes on the rim of its rows and columns."""
+        """LAM nodes in its outermost rows and columns."""
         inside = np.zeros(self.shape, dtype=bool)
         inside[1:-1, 1:-1] = True
         return np.flatnonzero(~inside.ravel())
 
     def km_to(self, nodes: np.ndarray) -> np.ndarray:
-        """Distance of each node from the nearest of some."""
-        places = self.latitudes, self.longitudes
-        return haversine_km(places, (self.latitudes[nodes], self.longitudes[nodes])).min(axis=1)
+        """Return the distance of each node from the nearest of some nodes."""
+        own = self.latitudes, self.longitudes
+        return haversine_km(own, (self.latitudes[nodes], self.longitudes[nodes])).min(axis=1)
 
     @property
     def signed_km(self) -> np.ndarray:
@@ -55,7 +55,7 @@ class World:
 
 
 def world(trim: int = 0, centre: tuple[float, float] = (40.0, 265.0), globe_step: float = 5.0) -> World:
-    """LAM of 16 x 20 points, 250 km apart, around a centre; `trim` points are taken off on every side."""
+    """Return a LAM of 16 x 20 points, 250 km apart, around a centre, with `trim` points cut off on every side."""
     rows, columns = np.meshgrid(np.arange(16) - 7.5, np.arange(20) - 9.5, indexing="ij")
     inner = slice(trim, -trim or None)
     plane = np.stack([columns[inner, inner].ravel(), rows[inner, inner].ravel()]) * 250 / 6371.229
@@ -74,12 +74,12 @@ def world(trim: int = 0, centre: tuple[float, float] = (40.0, 265.0), globe_step
 
 
 def truth(where: World, lead_h: int) -> np.ndarray:
-    """A smooth field."""
+    """Return a smooth field."""
     return 20 * np.sin(unit_vectors(where.latitudes, where.longitudes) @ np.array([3.0, 2, 4]) + lead_h / 24)
 
 
 class Analyses:
-    """Stands for the verification of forecasts in a world."""
+    """Analyses of a world, as `Verification` has them."""
 
     def __init__(self, where: World, missing: Sequence[str] = ()) -> None:
         self._world = where
@@ -94,7 +94,7 @@ class Analyses:
 
 
 def verify(worlds: dict[str, World], **how: Any) -> Callable[..., Analyses]:
-    """What the comparison asks for analyses; worlds by run id."""
+    """Return a source of analyses for the comparison; worlds are by run id."""
     return lambda forecasts, variables: Analyses(worlds[forecasts[0].run_id], **how)
 
 
@@ -114,7 +114,7 @@ def write_run(
     variables: Sequence[str] = ("gh_500",),
     **more: Any,
 ) -> Path:
-    """Folder with a run's forecasts."""
+    """Write the forecasts of a run; return their folder."""
     for date in dates:
         fields = {
             variable: np.stack(

@@ -1,4 +1,4 @@
-"""Numbers of the report, beside brute force and known errors."""
+"""Numbers of the report, against brute force and known errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from small_forecasts import DATES, LEADS_H, WIDTHS, Analyses, World, verify, wor
 
 from anemoi_house.errors import HouseError
 from anemoi_house.forecast.read import forecasts_of
-from anemoi_house.report.summary import figures, numbers, plain, summary
-from anemoi_house.scores.common_nodes import Widths
-from anemoi_house.scores.comparison import Compared, RunComparison, Settings, compare
+from anemoi_house.report.numbers import numbers, plain, summary
+from anemoi_house.scores.comparison import compare
+from anemoi_house.scores.grid import Widths
+from anemoi_house.scores.runs import ComparedRun, Settings
+from anemoi_house.scores.scored import RunComparison
+from anemoi_house.words import significant
 
 WHOLE, TRIMMED = world(), world(trim=2)
 SETTINGS = Settings(widths=WIDTHS)
@@ -29,8 +32,8 @@ def noise(where: World, variable: str, date: str, lead: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=len(where.latitudes))
 
 
-def compared(*folders: Path) -> list[Compared]:
-    return [Compared(forecasts_of(folder)) for folder in folders]
+def compared(*folders: Path) -> list[ComparedRun]:
+    return [ComparedRun(forecasts_of(folder)) for folder in folders]
 
 
 def of_runs(*folders: Path, worlds: dict[str, World], settings: Settings = SETTINGS, **how: Any) -> RunComparison:
@@ -49,7 +52,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> RunComparison:
 
 
 def test_errors_that_are_constant_on_either_side_have_their_scores(steps: RunComparison) -> None:
-    squares, plain_ = steps.scores["one"].squares, steps.scores["one"].plain
+    squares = steps.scores["one"].values
     for place, (lead, grown) in enumerate(zip(LEADS_H, (np.nan, 2.0, 3.0))):
         if not lead:
             assert np.isnan(squares["jump"][0, place]).all()
@@ -59,11 +62,11 @@ def test_errors_that_are_constant_on_either_side_have_their_scores(steps: RunCom
         np.testing.assert_allclose(squares["rmse_outer_ring"][0, place], grown**2, rtol=1e-5)
         np.testing.assert_allclose(squares["rmse_outside"][0, place], grown**2, rtol=1e-5)
         np.testing.assert_allclose(squares["jump"][0, place], (2 * grown) ** 2, rtol=1e-4)
-        np.testing.assert_allclose(plain_["drift"][0, place], 3 * grown, rtol=1e-5)
-    np.testing.assert_allclose(steps.scores["two"].squares["jump"][0, 1:], 0.25, rtol=1e-3)
-    profile = np.sqrt(steps.scores["one"].profile[0, 1, 0])
+        np.testing.assert_allclose(squares["drift"][0, place], 3 * grown, rtol=1e-5)
+    np.testing.assert_allclose(steps.scores["two"].values["jump"][0, 1:], 0.25, rtol=1e-3)
+    profile = np.sqrt(steps.scores["one"].values["profile"][0, 0, 0])
     middles = (steps.grids["one"].bins_km[1:] + steps.grids["one"].bins_km[:-1]) / 2
-    np.testing.assert_allclose(profile, np.where(middles < 0, 6, 2), rtol=1e-5)
+    np.testing.assert_allclose(profile, np.where(middles < 0, 9, 3), rtol=1e-5)
 
 
 @pytest.mark.parametrize("centre", [(89.0, 20.0), (52.0, 179.0)])
@@ -77,15 +80,15 @@ def test_a_lam_at_a_pole_or_across_the_date_line_has_the_same_scores(
     ]
     found = of_runs(*folders, worlds={"one": where, "two": trimmed})
     for run_id in ("one", "two"):
-        squares = found.scores[run_id].squares
+        squares = found.scores[run_id].values
         assert squares["jump"][0, 2, 0] == pytest.approx(4, rel=1e-3)
         assert squares["common_rmse_inner_ring"][0, 2, 0] == pytest.approx(9, rel=1e-5)
         assert squares["common_rmse_outer_ring"][0, 2, 0] == pytest.approx(1, rel=1e-5)
-    assert found.shared.trimmed_nodes == 320 - 12 * 16
+    assert found.common.trimmed_nodes == 320 - 12 * 16
 
 
 def test_the_analysis_has_the_same_index_with_and_without_a_forecast(steps: RunComparison) -> None:
-    squares = steps.scores["one"].squares
+    squares = steps.scores["one"].values
     np.testing.assert_allclose(squares["forecast_jump"][0, 0], squares["analysis_jump"][0, 0], rtol=1e-6)
 
 
@@ -105,22 +108,22 @@ def test_scores_of_rings_against_brute_force(tmp_path: Path) -> None:
         }
         for name, there in regions.items():
             expected = np.average(error[there] ** 2, weights=where.areas[there])
-            assert found.scores[run_id].squares[f"rmse_{name}"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
+            assert found.scores[run_id].values[f"rmse_{name}"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
 
-    # The common places: the trimmed LAM's inner ring, as nodes of the whole one, by their rows and columns.
+    # The common nodes: the trimmed LAM's inner ring, as nodes of the whole one, by their rows and columns.
     rows, columns = np.divmod(np.arange(320), 20)
     inside = (rows >= 2) & (rows < 14) & (columns >= 2) & (columns < 18)
     rim = inside & ((rows == 2) | (rows == 13) | (columns == 2) | (columns == 17))
     ring = np.flatnonzero(inside)
     ring = ring[WHOLE.km_to(np.flatnonzero(rim))[ring] <= WIDTHS.inner_km]
     expected = np.average(noise(WHOLE, "gh_500", DATES[0], 12)[ring] ** 2, weights=WHOLE.areas[ring])
-    assert found.scores["one"].squares["common_rmse_inner_ring"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
-    of_trimmed = found.scores["two"].squares
+    assert found.scores["one"].values["common_rmse_inner_ring"][0, 2, 0] == pytest.approx(expected, rel=1e-4)
+    of_trimmed = found.scores["two"].values
     assert of_trimmed["common_rmse_lam_interior"][0, 2, 0] == pytest.approx(
         of_trimmed["rmse_lam_interior"][0, 2, 0], rel=1e-3
     )
-    assert (found.shared.lam_nodes, found.shared.trimmed_nodes) == (12 * 16, 320 - 12 * 16)
-    for one, two in zip(*found.shared.nodes):
+    assert (found.common.lam_nodes, found.common.trimmed_nodes) == (12 * 16, 320 - 12 * 16)
+    for one, two in zip(*found.common.nodes):
         assert WHOLE.latitudes[one] == pytest.approx(TRIMMED.latitudes[two])
         assert WHOLE.longitudes[one] == pytest.approx(TRIMMED.longitudes[two])
 
@@ -129,7 +132,7 @@ def test_the_summary_says_which_is_better_and_by_how_much(steps: RunComparison) 
     runs = [{"experiment": name, "coverage": None} for name in ("nbd", "tnbd")]
     found = summary(steps, runs)
     one, two = (row["index"]["12"] for row in found["rows"])
-    # Both in units of what the baseline's error does along the edge, which is nothing here but rounding.
+    # In units of what the baseline's error does along the boundary, which is only rounding here.
     assert one["value"] / two["value"] == pytest.approx(6 / 0.5, rel=1e-3)
     assert (one["lowest"], two["lowest"]) == (False, True)
     assert two["difference"]["verdict"] == "better"
@@ -204,7 +207,7 @@ def test_values_that_are_missing_are_named_and_their_field_left_out_for_every_ru
     )  # fmt: skip
     assert np.flatnonzero(fault.missing).tolist() == list(range(5, 12))
     for run_id in ("one", "two"):
-        missing = np.isnan(found.scores[run_id].squares["jump"])
+        missing = np.isnan(found.scores[run_id].values["jump"])
         assert np.argwhere(missing[:, 1:]).tolist() == [[1, 1, 1]]
         assert ("t_850", np.datetime64(DATES[1], "s")) not in found.scores[run_id].squared_error
 
@@ -225,7 +228,7 @@ def test_a_diagnostic_variable_has_no_initial_state_and_that_is_no_fault(tmp_pat
 def test_dates_without_analyses_have_no_errors_but_an_index_of_the_forecast(tmp_path: Path) -> None:
     folder = write_run(tmp_path, WHOLE, step(2, 1), run_id="one", dates=DATES[:2])
     found = of_runs(folder, worlds={"one": WHOLE}, missing=["2020-01-02T12"])
-    squares = found.scores["one"].squares
+    squares = found.scores["one"].values
     assert np.isnan(squares["jump"][0, 2]).tolist() == [False, True]
     assert np.isfinite(squares["forecast_jump"]).all()
     assert [str(date)[:13] for date in found.unverified] == ["2020-01-02T12"]
@@ -263,11 +266,11 @@ def test_lead_times_and_dates_that_some_lack_are_named_and_left_out(tmp_path: Pa
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"dates": ["2020-03-01T00"]}, r"no starting date is in all runs: nbd \(one\) .*; tnbd \(two\) has 2020-03"),
-        ({"leads_h": (0, 3)}, r"no lead time is in all forecasts: .*\+12 h; tnbd \(two\) has \+0 h \+3 h"),
-        ({"variables": ("t_850",)}, r"no variable is in all forecasts: nbd \(one\) has gh_500; tnbd \(two\) has t_850"),
-        ({"where": world(centre=(-20.0, 100.0))}, r"the LAMs of .* have no node in common"),
-        ({"where": world(trim=2, globe_step=4.0)}, r"outside the LAM are none of .*: another global grid"),
+        ({"dates": ["2020-03-01T00"]}, r"no starting date in common: nbd \(one\) .*; tnbd \(two\) has 2020-03"),
+        ({"leads_h": (0, 3)}, r"no lead time in common: .*\+12 h; tnbd \(two\) has \+0 h \+3 h"),
+        ({"variables": ("t_850",)}, r"no variable in common: nbd \(one\) has gh_500; tnbd \(two\) has t_850"),
+        ({"where": world(centre=(-20.0, 100.0))}, r"the LAMs of .* share no node"),
+        ({"where": world(trim=2, globe_step=4.0)}, r"outside the LAM are not in .*: the global grids differ"),
         ({"run_id": "one"}, "one: given more than once"),
     ],
 )  # fmt: skip
@@ -301,7 +304,7 @@ def test_what_is_asked_for_must_be_there(tmp_path: Path, settings: Settings, mes
     [(0.0, "0"), (1.0, "1.00"), (-0.12345, "−0.123"), (12345.6, "12,346"), (1e-5, "1.00e-05"), (None, "–")],
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
-    assert figures(value) == text
+    assert significant(value) == text
 
 
 def test_json_holds_plain_numbers_alone() -> None:

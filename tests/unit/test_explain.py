@@ -140,7 +140,7 @@ def test_mistakes_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["tnbd", "dataloader.trim=[1,2]"], "dataloader.trim: [1, 2] has 2 numbers, not 4"),
         (["tnbd", "--nodes=3", "--gpus-per-model=2"], "num_gpus_per_model=2: does not divide the 3 GPUs"),
         (["tnbd", "dataloader.training.datasets.data.end=2015-02-01", "--nodes=8"], "less than a batch for each of 8"),
-        (["tnbd", "--plot=/nowhere/rate.png"], "/nowhere is no folder"),
+        (["tnbd", "--plot=/nowhere/rate.png"], "/nowhere is not a directory"),
     ):  # fmt: skip
         assert main(["explain", *asked]) == 1
         printed = capsys.readouterr()

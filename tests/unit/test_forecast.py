@@ -1,4 +1,4 @@
-"""Forecasts: what a user asks for, the configs that are written, and what is read back. No model runs here."""
+"""Forecasts: requests, the configs that are written, and what is read back. No model runs here."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ TRIMMED = (8, 10)
 TRIM = [1, 1, 1, 1]
 PREDICTED = ("gh_500", "t_850", "accum_tp")
 
-# What a user asks for
+# Requests
 
 
 def parsed(parse: Callable[[Any], Any], given_: Any) -> Any:
-    """What comes of it, or the message; anything else that is raised fails the test."""
+    """Return the value, or the message of a HouseError; any other error fails the test."""
     try:
         return parse(given_)
     except HouseError as mistake:
@@ -90,9 +90,9 @@ def test_a_range_holds_both_ends(start, span_h, step_h):
         (["2020-01-28/2020-01-27/12h"], "ends before it starts"),
         (["2020-01-28/2020-01-27"], "is not a range. Give START/END/STEP"),
         (["2020-01-27/2020-01-28/0h"], "must be more than 0"),
-        (["2020-01-27/2020-01-28/12"], "has no unit; is it 12h or 12d?"),
+        (["2020-01-27/2020-01-28/12"], "has no unit. Is it 12h or 12d?"),
         (["1000-01-01/9000-01-01/1h"], f"at most {MOST_DATES:,}"),
-        ([], "give one date or more"),
+        ([], "is empty. Give one date or more"),
     ],
 )
 def test_wrong_dates_are_named(texts, message):
@@ -109,7 +109,7 @@ def test_durations():
 
 @pytest.fixture
 def data(tmp_path) -> tuple[Path, Path]:
-    """Two datasets with a diagnostic variable; the fourth of their five dates is missing."""
+    """Write two datasets with a diagnostic variable; the fourth of their five dates is missing."""
     names = (*VARIABLES, "accum_tp")
     paths = (
         write_store(tmp_path / "hrrr.zarr", *lam_grid(), names),
@@ -126,7 +126,7 @@ def arguments_of(lam: Path, globe: Path) -> dict[str, Any]:
 
 
 def metadata_of(lam: Path, globe: Path, **variables_metadata: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its run, as far as a forecast asks."""
+    """Return the metadata of a checkpoint that a forecast needs."""
     said = {name: {"units": "m"} for name in ("gh_500", "accum_tp")} | {"orog": {"constant_in_time": True}}
     config = {
         "diagnostics": {"log": {"mlflow": {"run_name": "small"}}, "plot": {"callbacks": []}},
@@ -159,7 +159,7 @@ def metadata_of(lam: Path, globe: Path, **variables_metadata: dict[str, Any]) ->
 def checkpoint_of(
     folder: Path, metadata: dict[str, Any], data: Any, *, model: bytes = b"HeteroData", arrays: bool = True
 ) -> Path:
-    """Inference checkpoint in its place below `folder`, with everything but a model."""
+    """Write an inference checkpoint where a training does, with everything but a model."""
     path = folder / "outputs" / "checkpoint" / "abc" / "inference-last.ckpt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
@@ -179,7 +179,7 @@ def asked(checkpoint: Path, *dates: str, lead_h: int = 6, **options: Any) -> Pla
 
 
 def moved_a_little(store: Path) -> Path:
-    """The dataset, now with points 1 km further north: as many of them."""
+    """Move the points of a dataset 1 km north."""
     latitudes = zarr.open_group(str(store))["latitudes"]
     latitudes[:] = latitudes[:] + 0.01
     return store

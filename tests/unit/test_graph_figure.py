@@ -13,7 +13,10 @@ from torch_geometric.data import HeteroData
 
 from anemoi_house.errors import HouseError
 from anemoi_house.figures import graph as graph_plot
-from anemoi_house.figures.graph import DOTS_PER_INCH, INCHES, Projection, outline, plot_graph, write_figure
+from anemoi_house.figures import projection as maps
+from anemoi_house.figures.files import DOTS_PER_INCH, write_figure
+from anemoi_house.figures.graph import INCHES, plot_graph
+from anemoi_house.figures.projection import Projection, coastlines, outline
 
 
 def nested_graph(neighbours: int = 12, lam_step: float = 2.5) -> HeteroData:
@@ -79,13 +82,17 @@ def test_extreme_widths_are_drawn(graph_file: Path, tmp_path: Path, width_km: fl
 
 @pytest.mark.parametrize("width_km", [0.0, -5.0, float("nan"), float("inf")])
 def test_what_is_no_width_is_refused(graph_file: Path, tmp_path: Path, width_km: float) -> None:
-    with pytest.raises(HouseError, match="is no width"):
+    with pytest.raises(HouseError, match="is not a valid width"):
         plot_graph(graph_file, tmp_path / "graph.png", width_km)
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("graph.docx", "ends in no format"), ("graph", "ends in no format"), ("nowhere/graph.png", "is no folder")],
+    [
+        ("graph.docx", "not a picture format"),
+        ("graph", "not a picture format"),
+        ("nowhere/graph.png", "is not a directory"),
+    ],
 )
 def test_a_picture_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Path, output: str, message: str) -> None:
     with pytest.raises(HouseError, match=message):
@@ -117,7 +124,7 @@ def test_a_graph_without_a_lam_is_refused(tmp_path: Path) -> None:
     graph = nested_graph()
     graph["data"].cutout_mask[:] = False
     torch.save(graph, tmp_path / "graph.pt")
-    with pytest.raises(HouseError, match="no graph of a nested grid"):
+    with pytest.raises(HouseError, match="no data node belongs to a LAM"):
         plot_graph(tmp_path / "graph.pt", tmp_path / "graph.png")
 
 
@@ -171,13 +178,13 @@ def test_the_outline_of_two_parts_is_two_lines_and_of_a_line_none() -> None:
 def test_a_map_is_drawn_without_coastlines_too(
     graph_file: Path, tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph_plot, "files", lambda package: tmp_path)
-    assert graph_plot.coastlines() == []
+    monkeypatch.setattr(maps, "files", lambda package: tmp_path)
+    assert coastlines() == []
     plot_graph(graph_file, tmp_path / "graph.png")
     assert len(drawn) == 1
 
 
 def test_coastlines_are_degrees() -> None:
-    lines = graph_plot.coastlines()
+    lines = coastlines()
     assert len(lines) > 10
     assert all(np.abs(latitudes).max() <= 90 and np.abs(longitudes).max() <= 180.01 for latitudes, longitudes in lines)

@@ -1,4 +1,4 @@
-"""The page of the report: its numbers are those of the JSON, nothing comes from elsewhere, and it fits a phone."""
+"""The page of the report: its numbers are those of the JSON, it stands alone, and it fits a phone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from small_forecasts import DATES, WIDTHS, World, verify, world, write_run
 
 from anemoi_house.cli import main
 from anemoi_house.errors import HouseError
-from anemoi_house.figures.style import line_of, new_panel, pretty
+from anemoi_house.figures.lines import label_ends, new_panel
+from anemoi_house.figures.maps import View
+from anemoi_house.figures.style import line_of, pretty
 from anemoi_house.forecast.read import forecasts_of
 from anemoi_house.report import build
 from anemoi_house.report.build import check_output, report, settings_of, write_report
-from anemoi_house.report.lines import label_ends
-from anemoi_house.report.maps import View
+from anemoi_house.report.trained import known_of, ring_errors
 from anemoi_house.runs.trained import Run
-from anemoi_house.scores.comparison import Compared, Settings, compare
+from anemoi_house.scores.comparison import compare
+from anemoi_house.scores.runs import ComparedRun, Settings
 
 WHOLE, TRIMMED = world(), world(trim=2)
 
@@ -51,14 +53,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder, TRIMMED, error, run_id="cccc2222dddd", name="tnbd", dates=[*DATES, "2020-01-07T00"]),
     ]
     worlds = {"aaaa1111bbbb": WHOLE, "cccc2222dddd": TRIMMED}
-    compared = [Compared(forecasts_of(run)) for run in runs]
+    compared = [ComparedRun(forecasts_of(run)) for run in runs]
     comparison = compare(compared, Settings(widths=WIDTHS, leads_h=(12, 6)), verify=verify(worlds))
     write_report(comparison, folder / "made", {"runs": ["one", "two"]})
     return folder / "made"
 
 
 class Reader(HTMLParser):
-    """Numbers of a page with their places, its pictures, and what it asks for."""
+    """Numbers of a page with their paths, its pictures, and the addresses in it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -100,7 +102,7 @@ def test_every_number_of_the_page_is_that_of_the_json(made: Path) -> None:
         assert float(shown.replace(",", "").replace("−", "-")) == pytest.approx(of_json, rel=0.06, abs=1e-9), place
     # And no other decimal number stands in the tables.
     tables = re.sub(
-        r"<data.*?</data>", "", "".join(re.findall(r"<tbody>.*?</tbody>", (made / "index.html").read_text()))
+        r"<data.*?</data>", "", "".join(re.findall(r"<tbody>.*?</tbody>", (made / "index.html").read_text(), re.DOTALL))
     )
     assert not re.findall(r"\d+\.\d+", re.sub(r"<[^>]*>", "", tables))
     for sentence in (found["summary"]["verdict"]["headline"], *found["summary"]["verdict"]["sentences"]):
@@ -146,7 +148,7 @@ def test_what_was_left_out_is_said(made: Path) -> None:
     assert "Missing values: 30 of gh_500 in the forecast of tnbd (cccc2222) from 2020-01-01T00, +6 h" in text
     assert "its checkpoint, /gone/aaaa1111bbbb/inference-last.ckpt, is gone" in text
     assert (made / "figures" / "missing-1.png").is_file()
-    assert "RMSE, inner ring, same places" in text
+    assert "RMSE, common inner ring" in text
 
 
 def test_a_report_is_replaced_by_a_whole_one_only(made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,17 +160,17 @@ def test_a_report_is_replaced_by_a_whole_one_only(made: Path, monkeypatch: pytes
     before = (tmp_path / "old" / "index.html").read_bytes()
     monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(HouseError, match="No space left on device"):
-        build._write(tmp_path / "old", {}, "new", [])
+        build._write(tmp_path / "old", {}, "new", {})
     assert (tmp_path / "old" / "index.html").read_bytes() == before
     assert sorted(path.name for path in (tmp_path / "old").iterdir()) == ["figures", "index.html", "report.json"]
 
 
 def test_other_files_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
-    with pytest.raises(HouseError, match=r"holds index\.html that are no report"):
+    with pytest.raises(HouseError, match=r"index\.html is not of a report"):
         check_output(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(HouseError, match="is no folder of yours"):
+    with pytest.raises(HouseError, match="is not a writable directory"):
         check_output(tmp_path / "file" / "report")
 
 
@@ -176,8 +178,8 @@ def test_other_files_are_not_written_over(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["nothing"], "nothing"),
-        (["nothing", "--leads", "soon"], "--leads soon: is no lead time; give hours, such as 24h."),
-        (["nothing", "--inner-km", "-5"], "--inner-km -5: is no width of a ring"),
+        (["nothing", "--leads", "soon"], "--leads soon: not a lead time. Give hours, such as 24h."),
+        (["nothing", "--inner-km", "-5"], "--inner-km -5: not a valid width"),
     ],
 )
 def test_a_mistake_ends_in_one_line(
@@ -284,7 +286,7 @@ def test_a_checkpoint_without_its_graph_is_said_and_the_rest_is_shown(tmp_path: 
         "checkpoints": {"root": "checkpoint/one"},
     }
     trained = Run(checkpoint, {"run_id": "one", "config": {"system": {"output": output}}})
-    known, graph = build._known(Compared(forecasts_of(folder), trained))
+    known, graph = known_of(ComparedRun(forecasts_of(folder), trained))
     assert (known["coverage"], graph, known["losses"], known["rings"]) == (None, None, [], {})
     training, coverage = known["lacks"]
     assert "left no record" in training
@@ -304,4 +306,4 @@ def test_losses_and_errors_in_rings_are_read_from_the_record_of_the_training(tmp
         "checkpoints": {"root": "checkpoint/one"},
     }
     run = Run(tmp_path / "checkpoint" / "one" / "x.ckpt", {"run_id": "one", "config": {"system": {"output": output}}})
-    assert build._rings(run) == {"inner_ring/t_850": [[49, 4.0], [99, 1.0]]}
+    assert ring_errors(run) == {"inner_ring/t_850": [[49, 4.0], [99, 1.0]]}

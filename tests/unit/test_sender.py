@@ -38,7 +38,7 @@ URI = "http://memory"
 
 
 def send(spool: Spool, server: MemoryServer) -> Sender:
-    """Send all there is, through every failure that is no kill."""
+    """Send everything, through all failures except kills."""
     sender = Sender(spool, URI, server)
     ledger_path(spool, URI).parent.mkdir(exist_ok=True)
     while True:
@@ -168,7 +168,7 @@ _FAULTS = st.dictionaries(
 
 
 class Interruptions:
-    """Faults at the calls of these numbers; the first time that a call of this number comes."""
+    """Faults at the calls of these numbers, each once."""
 
     def __init__(self, plan: dict[int, str]) -> None:
         self.plan, self.number, self.struck = dict(plan), -1, ""
@@ -185,7 +185,7 @@ class Interruptions:
 
 
 def send_through(spool: Spool, server: MemoryServer, interruptions: Interruptions) -> None:
-    """Send all, starting again after each kill, at times with a ledger that knows too little."""
+    """Send everything, again after each kill, sometimes with a ledger that says too little."""
     path = ledger_path(spool, URI)
     path.parent.mkdir(exist_ok=True)
     older = b""
@@ -236,7 +236,7 @@ def test_whatever_interrupts_it_the_server_has_each_thing_once(
         for path, contents in versions.items():
             kept = Counter(had[name] for number in range(1, 100) if (name := numbered(path, number)) in had)
             assert kept.keys() == set(contents)
-            assert kept <= Counter(contents)  # one that comes twice in a row may be found to be there
+            assert kept <= Counter(contents)  # a file that follows an equal one counts as sent
     assert Pending(spool).complete
 
 
@@ -324,7 +324,7 @@ def test_parents_are_named_as_the_server_knows_them(tmp_path: Path) -> None:
         expected = known or next(one for one, run in memory.runs.items() if run.tags.get("house.run_id") == "local")
         assert (tags["mlflow.parentRunId"], tags["forkedRunId"]) == (expected, expected)
     parent = next(run for run in memory.active() if run.tags.get("house.run_id") == "local")
-    assert parent.rows == []  # made for its child; its record is sent when it is its turn
+    assert parent.rows == []  # created for its child; its own record is sent later
     send(Spool(spools / "local"), MemoryServer(memory))
     assert len(parent.rows) == 1
     assert len(memory.active()) == 5
@@ -406,7 +406,7 @@ def test_what_a_server_does_not_take_is_set_aside_and_the_rest_arrives(run_folde
     told = [one["what"] for one in ledger.refused]
     assert told == ["parameter bad", "parameter good", *(f"metric bad at step {step}" for step in range(5)), "tag bad"]
     assert {one["reason"] for one in ledger.refused} == {
-        "not to my liking",
+        "refused by the server",
         "Changing param values is not allowed.",
     }
     assert ledger.refused_count == 8

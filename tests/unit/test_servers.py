@@ -7,15 +7,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import requests
 import urllib3
+from tracking.memory import Memory, MemoryServer, end, metrics, start, write_spool
 
 from anemoi_house.errors import HouseError
+from anemoi_house.tracking.servers import connect
 from anemoi_house.tracking.servers.connect import check_uri, shown_uri
 from anemoi_house.tracking.servers.failures import LONGEST_REASON, RefusedError, ServerError, UnavailableError, explain
 from anemoi_house.tracking.servers.mlflow import MlflowServer
+from anemoi_house.tracking.stepper import Job, Stepper
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://x/mlflow", "sqlite:////a/b.db", "azureml://h/x"])
@@ -49,8 +53,8 @@ def test_a_workspace_is_shown_by_its_name() -> None:
     assert shown_uri("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
-class Told(Exception):
-    """As MLflow wraps what it comes across."""
+class Wrapper(Exception):
+    """An exception as MLflow raises it."""
 
     def __init__(self, message: str, error_code: str = "INTERNAL_ERROR", json: dict | None = None) -> None:
         super().__init__(message)
@@ -60,14 +64,14 @@ class Told(Exception):
 
 
 def wrapped(inner: Exception) -> Exception:
-    """A failure in the way of `mlflow.utils.rest_utils.http_request`."""
+    """Return a failure as `mlflow.utils.rest_utils.http_request` raises it."""
     try:
         try:
             raise inner
         except Exception as failure:
-            raise Told(f"API request to http://host/x failed with exception {failure}")  # noqa: B904
-    except Told as told:
-        return told
+            raise Wrapper(f"API request to http://host/x failed with exception {failure}")  # noqa: B904
+    except Wrapper as wrapper:
+        return wrapper
 
 
 POOL = urllib3.HTTPConnectionPool("host")
@@ -91,14 +95,14 @@ POOL = urllib3.HTTPConnectionPool("host")
                                               " certificate (_ssl.c:1000)")), UnavailableError,
          "the certificate of host cannot be verified (self-signed certificate); set REQUESTS_CA_BUNDLE to the "
          "file of its certificate authority", 1),
-        (Told("PERMISSION_DENIED: Permission denied", "PERMISSION_DENIED"), UnavailableError,
+        (Wrapper("PERMISSION_DENIED: Permission denied", "PERMISSION_DENIED"), UnavailableError,
          "access denied by host (403); check the credentials for this server", 1),
-        (Told("x", json={"error": {"code": "UserError", "message": "Bearer token expired"}}), UnavailableError,
+        (Wrapper("x", json={"error": {"code": "UserError", "message": "Bearer token expired"}}), UnavailableError,
          "sign-in refused by host (401); check the credentials for this server", 1),
-        (Told("INVALID_PARAMETER_VALUE: Response: {'Error': 'over the size limit'}", "INVALID_PARAMETER_VALUE"),
+        (Wrapper("INVALID_PARAMETER_VALUE: Response: {'Error': 'over the size limit'}", "INVALID_PARAMETER_VALUE"),
          RefusedError, "{'Error': 'over the size limit'}", 0),
-        (Told("BAD_REQUEST: no", "BAD_REQUEST"), RefusedError, "no", 0),
-        (Told("(sqlite3.OperationalError) database is locked"), UnavailableError,
+        (Wrapper("BAD_REQUEST: no", "BAD_REQUEST"), RefusedError, "no", 0),
+        (Wrapper("(sqlite3.OperationalError) database is locked"), UnavailableError,
          "name is locked by another process", 3),
         (OSError(28, "No space left on device"), UnavailableError, "name: [Errno 28] No space left on device", 3),
     ],
@@ -113,7 +117,7 @@ def test_what_failures_mean(failure: Exception, kind: type[ServerError], message
 
 @pytest.fixture
 def listening() -> Iterator[str]:
-    """Address of somebody who listens, and says nothing."""
+    """Address of a server that listens and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -162,9 +166,29 @@ def test_where_a_proxy_knows_the_way_nobody_is_asked_directly(monkeypatch: pytes
 
 
 def test_what_is_told_is_one_short_line_without_secrets() -> None:
-    failure = Told("no\n" * 1000 + "x", "INVALID_PARAMETER_VALUE")
+    failure = Wrapper("no\n" * 1000 + "x", "INVALID_PARAMETER_VALUE")
     assert len(str(explain(failure, "name", "host"))) <= LONGEST_REASON + 3
-    secret = Told("at https://x/y?sv=1&sig=hunter2hunter2 Authorization: Bearer abcdefghijklmnop", "BAD_REQUEST")
-    told = str(explain(secret, "name", "host"))
-    assert "hunter2" not in told
-    assert "abcdefghijklmnop" not in told
+    secret = Wrapper("at https://x/y?sv=1&sig=hunter2hunter2 Authorization: Bearer abcdefghijklmnop", "BAD_REQUEST")
+    message = str(explain(secret, "name", "host"))
+    assert "hunter2" not in message
+    assert "abcdefghijklmnop" not in message
+
+
+def test_another_tracker_is_a_module_and_its_scheme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = ModuleType("anemoi_house.tracking.servers.memory")
+    memory = Memory()
+    functions = {
+        "check_uri": lambda uri: None,
+        "shown_uri": lambda uri: "the memory",
+        "target": lambda uri, given: {"uri": uri},
+        "connect": lambda target: MemoryServer(memory),
+    }
+    module.__dict__.update(functions)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(connect.MODULES, "memory", "memory")
+    spool = write_spool(tmp_path / "run", [start(), metrics(("a", 1.0, 0)), end()], uri="memory://here")
+    job = Job()
+    with Stepper(spool, job) as stepper:
+        assert not stepper.step()
+    assert [run.status for run in memory.active()] == ["FINISHED"]
+    assert connect.shown_uri("memory://here") == "the memory"

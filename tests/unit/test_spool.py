@@ -25,13 +25,13 @@ START = {
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
 @pytest.fixture
-def writer(tmp_path, told):
-    writer = SpoolWriter(tmp_path / "spool" / "run", told.append)
+def writer(tmp_path, reported):
+    writer = SpoolWriter(tmp_path / "spool" / "run", reported.append)
     yield writer
     writer.close(1)
 
@@ -118,7 +118,7 @@ def test_a_kill_costs_at_most_a_moment(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     logged = int([process.stdout.readline() for _ in range(200)][-1])
-    while not logged_on_disk(tmp_path, logged):  # nobody flushes: the writing thread does it by itself
+    while not logged_on_disk(tmp_path, logged):  # nobody flushes: the writing thread writes on its own
         assert process.poll() is None
     assert Spool(tmp_path).writer_alive()
     process.send_signal(signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_at_once(tmp_path):
         SpoolWriter(tmp_path / "file" / "run", print)
 
 
-def test_a_disk_that_refuses_loses_nothing_once_it_is_mended(writer, told, monkeypatch):
+def test_a_disk_that_refuses_loses_nothing_once_it_is_mended(writer, reported, monkeypatch):
     really, room = os.write, 10
     full = True
 
@@ -170,22 +170,22 @@ def test_a_disk_that_refuses_loses_nothing_once_it_is_mended(writer, told, monke
     for record in records:
         writer.put(record)
     assert not writer.flush(1)
-    assert len(told) == 1
-    assert "No space left on device" in told[0]
-    assert "kept in memory" in told[0]
+    assert len(reported) == 1
+    assert "No space left on device" in reported[0]
+    assert "kept in memory" in reported[0]
     full = False
     assert writer.flush(5)
     assert data_of(writer.folder) == records
-    assert told[1:] == [f"{writer.folder}: can be written to again; no record was lost."]
+    assert reported[1:] == [f"{writer.folder}: can be written to again; no record was lost."]
 
 
-def test_what_a_disk_never_takes_is_counted(tmp_path, told, monkeypatch):
-    writer = SpoolWriter(tmp_path, told.append)
+def test_what_a_disk_never_takes_is_counted(tmp_path, reported, monkeypatch):
+    writer = SpoolWriter(tmp_path, reported.append)
     monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     for _ in range(3):
         writer.put({"kind": "params", "values": {}})
     writer.close(0.5)
-    assert told[-1].startswith(f"{tmp_path}: 3 records could not be written")
+    assert reported[-1].startswith(f"{tmp_path}: 3 records could not be written")
 
 
 def test_artifacts_are_copies_with_a_digest(writer, tmp_path):

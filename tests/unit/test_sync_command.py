@@ -57,7 +57,7 @@ class Servers:
 
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
-    """In place of real ones; no pause is longer than some milliseconds."""
+    """Replace real servers, and shorten all pauses."""
     made = Servers()
     monkeypatch.setattr(connect, "connect", made)
     for name in ("POLL_S", "LOOK_AROUND_S", "LINGER_S"):
@@ -71,7 +71,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
 
 @pytest.fixture
 def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the commands look into by themselves."""
+    """The folder that the commands use by default."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HOUSE_OUTPUT", raising=False)
     return tmp_path / "outputs" / "logs" / "mlflow" / "spool"
@@ -249,7 +249,7 @@ def test_progress_is_one_line_that_fits_a_terminal(
     lines = capsys.readouterr().err.split("\r")
     assert all(len(line) <= 79 for line in lines)
     assert any(line.rstrip().endswith(" of 100 rows, 1 of 2 artifacts") for line in lines)
-    assert lines[-1] == ""  # taken away again
+    assert lines[-1] == ""  # cleared
 
 
 def test_watching_finds_what_is_new(outputs: Path, servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,11 +278,11 @@ def test_watching_finds_what_is_new(outputs: Path, servers: Servers, capsys: pyt
     assert {run.status for run in servers.memory.active()} == {"KILLED", "FINISHED"}
 
 
-# Beside a training
+# Next to a training
 
 
 class Training:
-    """A writer, and the process beside it as a thread."""
+    """A writer, and its sender as a thread."""
 
     def __init__(self, folder: Path) -> None:
         self.spool = write_spool(folder, [])

@@ -158,7 +158,7 @@ class AzureServer(MlflowServer):
             super().discard(run_id)
 
     def explain(self, failure: Exception) -> ServerError:
-        """Return the error that tells the sender what a failure means; a rejected token is dropped."""
+        """Return the error by which the sender decides what to do about a failure; drop a rejected token."""
         chain = failures(failure)
         texts = " ".join(map(str, chain))
         if known := next((one for one in chain if isinstance(one, ServerError)), None):

@@ -22,7 +22,7 @@ _CERTIFICATE, _FEDERATED = "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOK
 _PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 _CHASSIS = Path("/sys/class/dmi/id/chassis_asset_tag")
 _AZURE_CHASSIS = "7783-7084-3265-9085-8269-3286-77"
-"""Asset tag of every virtual machine of Azure; it tells one without a question to the network."""
+"""Asset tag of every virtual machine of Azure, by which one is recognised without a network."""
 
 
 class SignIn:

@@ -142,7 +142,7 @@ class Server(ABC):
         self.knock()
 
     def explain(self, failure: Exception) -> ServerError:
-        """Return the error that tells the sender what a failure means, in one line."""
+        """Return the error by which the sender decides what to do about a failure; its message has one line."""
         return explain(failure, self.name, self.host)
 
     @property

@@ -62,7 +62,7 @@ _CODES = {
 
 
 def explain(failure: Exception, name: str, host: str) -> ServerError:
-    """Return the error that tells the sender what a failure means, in one line.
+    """Return the error by which the sender decides what to do about a failure; its message has one line.
 
     Parameters
     ----------
