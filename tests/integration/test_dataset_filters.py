@@ -440,7 +440,9 @@ def test_components_of_different_shape() -> None:
     v = new_field_from_numpy(np.ones(5), template=wind("v"))
     with pytest.raises(CommandError) as error:
         HouseRotateWinds().forward([wind("u"), v])
-    assert one_line(error).startswith("house-rotate-winds: field 'u' of 2020-01-01T00:00:00: the components have the")
+    assert one_line(error).startswith(
+        "house-rotate-winds: field 'u' of 2020-01-01T00:00:00: the components have shapes"
+    )
 
 
 # One grid for all
@@ -470,8 +472,8 @@ def test_points_are_compared_where_they_are_not_the_same_object() -> None:
     [
         (
             lambda: new_field_from_numpy(np.ones(12), template=field(param="u10")),
-            "field 'u10' of 2020-01-01T00:00:00: it has 12 points without rows and columns, so that a dataset of it could "
-            "not be trimmed. Use filters that keep the shape",
+            "field 'u10' of 2020-01-01T00:00:00: it has 12 points without rows and columns, so that a dataset of it "
+            "could not be trimmed. Use filters that keep the shape",
         ),
         (
             lambda: field(param="u10"),

@@ -310,7 +310,8 @@ def bit(offset: int, bit: int) -> Fault:
         ("category", "the index does not belong to its file"),
         (
             "values",
-            "damaged: .*Run `anemoi-datasets load` again once .* or declare the date missing with `anemoi-house missing`",
+            "damaged: .*Run `anemoi-datasets load` again once .* or declare the date missing with "
+            "`anemoi-house missing`",
         ),
     ],
 )
