@@ -1,4 +1,4 @@
-"""Datasets from GRIB beside eccodes alone and beside the stock way: CPU time, memory, bytes; as ratios of one run.
+"""Datasets from GRIB next to eccodes alone and the stock way: CPU time, memory and bytes, as ratios within one run.
 
 Full-size files of NOAA's layout are written to a temporary folder and served by an HTTP server in a process of its own.
 
@@ -68,7 +68,7 @@ PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
     "rotation": (filters.HouseRotateWinds.forward,),
     "fetch": (sources.HouseNoaaSource.execute_valid_dates,),
 }
-"""Functions whose time is told; decoding includes that of eccodes but for what makes the grid."""
+"""Functions whose time is reported; decoding includes that of eccodes except for the grid."""
 
 
 # Recipes
@@ -283,7 +283,7 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def one_date(model: str, root: str, folder: Path, repeats: int) -> dict[str, Any]:
-    """One date beside the floor, in turn, in one process."""
+    """Load one date, and eccodes alone, in turn, in one process."""
     runs: dict[str, list[dict[str, Any]]] = {"decode": [], "values": []}
     with Worker(archive_fields(ours(model, root)), folder) as worker:
         messages = worker.run("fetch")

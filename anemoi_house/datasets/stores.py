@@ -177,7 +177,7 @@ class Store:
                 return ask()
             except FileNotFoundError as failure:
                 if "NoSuchBucket" in str(failure):
-                    raise UnreachableError(f"roots: {self.settings.url}: there is no such bucket") from None
+                    raise UnreachableError(f"roots: {self.settings.url}: the bucket does not exist") from None
                 return None
             except (BaseError, OSError) as failure:
                 if lasting := self._lasting(failure, address):
@@ -212,7 +212,7 @@ def _opened(settings: StoreSettings, patience_s: float) -> Any:
     if settings.scheme == "file":
         folder = Path(url.path if url.scheme else settings.url).expanduser()
         if not folder.is_dir():
-            raise UnreachableError(f"roots: {settings.url}: there is no such directory")
+            raise UnreachableError(f"roots: {settings.url}: the directory does not exist")
         return LocalStore(folder.absolute())
     # Short of the patience, so that a request that hangs can be repeated.
     timeout = timedelta(seconds=max(1.0, min(60.0, patience_s / 3)))

@@ -249,7 +249,7 @@ def test_coarse_fields_can_be_coarsened_again() -> None:
 
 
 def test_every_field_is_read_once_and_let_go() -> None:
-    """83 fields of 3 km do not fit in memory at once."""
+    """83 fields of 3 km do not fit in memory together."""
     alive: list[weakref.ref[Any]] = []
 
     class Lazy:

@@ -461,7 +461,7 @@ def test_a_join_of_a_flat_part_and_one_in_rows_ends_in_one_line(archive: Path, t
 
 SBATCH = """\
 #!/bin/bash
-# Runs the jobs of an array side by side, kills those that KILL_AFTER names (seconds for each part), and starts a job
+# Runs the jobs of an array in parallel, kills those that KILL_AFTER names (seconds for each part), and starts a job
 # that depends on others only if they succeeded.
 for word; do
     case "$word" in --array=1-*) parts=${word#--array=1-} ;; --dependency=*) after=yes ;; esac

@@ -158,7 +158,7 @@ def test_a_wrong_root_leaves_the_recipe_as_it_is(tmp_path: Path, capsys: pytest.
     path = written(tmp_path, str(tmp_path / "nowhere"))
     before = path.read_text()
     assert main(["scan", str(path)]) == 1
-    assert "there is no such directory" in capsys.readouterr().out
+    assert "the directory does not exist" in capsys.readouterr().out
     assert path.read_text() == before
 
 

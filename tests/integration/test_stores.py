@@ -230,7 +230,7 @@ def test_the_second_root_gives_what_the_first_has_damaged(
             r"gave up after 1 s\. Check that http://no-such-host.invalid/archive is",
         ),
         ("http://127.0.0.1:9/archive", r"gave up after 1 s\. Check that http://127.0.0.1:9/archive is correct"),
-        ("{tmp}/nowhere", "there is no such directory"),
+        ("{tmp}/nowhere", "the directory does not exist"),
     ],
 )
 def test_a_root_that_is_none_ends_in_one_line(tmp_path: Path, root: str, told: str) -> None:

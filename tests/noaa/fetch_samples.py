@@ -28,7 +28,7 @@ SOURCES = {
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Put one file of `SOURCES` into a folder, whole or not at all; a file that is there already stays."""
+    """Put one file of `SOURCES` into a folder, whole or not at all; an existing file is kept."""
     if (folder / name).exists():
         return
     requirement, ending = SOURCES[name]

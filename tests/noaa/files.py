@@ -612,7 +612,7 @@ def write_file(
     Parameters
     ----------
     path : Path
-        Its folders are made. The index is beside it, with `.idx` appended.
+        Its folders are made. The index is next to it, with `.idx` appended.
     model : Model
     run : datetime
         Start of the forecast, UTC.

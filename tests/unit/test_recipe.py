@@ -197,7 +197,7 @@ def test_missing_dates_that_cannot_be_written_are_printed(tmp_path: Path) -> Non
 
 FAKES = {
     "squeue": '[ -e busy ] && echo "1 batch load"; true',
-    # Runs every job at once, in the order of submission, as SLURM's spooled copy of the script.
+    # Runs every job immediately, in the order of submission, as SLURM's spooled copy of the script.
     "sbatch": """
         tasks=none
         while [ "${1#--}" != "$1" ]; do
