@@ -251,12 +251,13 @@ def _set_period(content: CommentedMap, start: str | None, end: str | None) -> No
             f"--start {first:%Y-%m-%dT%H} --end {last:%Y-%m-%dT%H}: the end is before the start. Give both."
         )
     dates["start"], dates["end"] = _timestamp(first), _timestamp(last)
-    outside = [position for position, date in enumerate(dates["missing"]) if not first <= date <= last]
-    for position in reversed(outside):
-        del dates["missing"][position]
-    if not dates["missing"]:
-        del dates["missing"]
-    if not first <= statistics["end"] < last:
+    missing = dates.get("missing", [])
+    for position in reversed(range(len(missing))):  # deleted in place, which keeps comments
+        if not first <= missing[position] <= last:
+            del missing[position]
+    if not missing:
+        dates.pop("missing", None)
+    if "end" in statistics and not first <= statistics["end"] < last:
         del statistics["end"]
         statistics.yaml_set_start_comment("over the first 80 % of the dates, or all years but the last", indent=2)
 

@@ -92,6 +92,18 @@ def test_another_period_takes_statistics_and_missing_dates_along(capsys: pytest.
     assert [line for line in shipped.splitlines() if "#" in line] == [line for line in text.splitlines() if "#" in line]
 
 
+def test_another_period_of_a_recipe_that_lists_no_missing_dates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(recipe("hrrr_15km"))
+    del content["dates"]["missing"], content["statistics"]["end"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("anemoi_house.datasets.recipe._folder", lambda: tmp_path)
+    found = yaml.safe_load(recipe("mine", "2021-04-01", "2021-04-02"))
+    assert found["dates"] == {"start": datetime(2021, 4, 1), "end": datetime(2021, 4, 2, 18), "frequency": "6h"}
+    assert found["statistics"] == {"tendencies": ["6h"]}
+
+
 def test_other_levels_and_roots_reach_every_source_that_has_them(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--levels", "850", "500", "--root", "s3://mine/archive", "--root", "https://host/x"]
     content = yaml.safe_load(printed(capsys, "hrrr_15km", *options))
