@@ -45,7 +45,9 @@ class OneStep:
             raise HouseError(f"{', '.join(unknown)}: not a prognostic variable of {run.checkpoint}.")
         config = run.dates_of(keys.VALIDATION)
         try:
-            self._data = open_dataset(config["dataset_config"]["dataset"], start=config["start"], end=config["end"])
+            self._data = open_dataset(
+                run.dataset_of(keys.VALIDATION)["dataset"], start=config["start"], end=config["end"]
+            )
         except (OSError, ValueError) as error:
             raise HouseError(f"the validation data of {run.checkpoint} cannot be opened ({error}).") from None
         self._inputs = sorted(names["input"], key=names["input"].get)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
 from collections.abc import Mapping, Sequence
@@ -108,10 +107,7 @@ def _looked_at(run: Run) -> list[str]:
 
 def _dataset_of(run: Run) -> dict[str, Any]:
     """Return the arguments of `open_dataset` that the run was trained with, without its periods."""
-    config = next(found for stage in (keys.TEST, keys.VALIDATION, keys.TRAINING) if (found := run.dates_of(stage)))
-    reader = config["dataset_config"]
-    arguments = {"dataset": reader} if isinstance(reader, str) else reader
-    return {key: copy.deepcopy(value) for key, value in arguments.items() if value is not None}
+    return next(found for stage in (keys.TEST, keys.VALIDATION, keys.TRAINING) if (found := run.dataset_of(stage)))
 
 
 def _parts(arguments: Mapping[str, Any]) -> list[Any]:

@@ -31,7 +31,7 @@ def mesh_use(run: Path, dates: int = 12) -> dict[str, dict[str, float]]:
     found = find_run(run)
     model = torch.load(found.checkpoint, map_location="cpu", weights_only=False).eval()
     names, test = found.inference["data_indices"], found.dates_of(keys.TEST)
-    data = open_dataset(test["dataset_config"]["dataset"], start=test["start"], end=test["end"])
+    data = open_dataset(found.dataset_of(keys.TEST)["dataset"], start=test["start"], end=test["end"])
     steps = found.input_steps
     inputs = [data.name_to_index[name] for name in sorted(names["input"], key=names["input"].get)]
     columns = [data.name_to_index[name] for name in VARIABLES]

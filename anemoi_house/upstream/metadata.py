@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zipfile
 from collections.abc import Mapping
@@ -110,6 +111,12 @@ class InferenceCheckpoint:
     def dates_of(self, stage: str) -> Mapping[str, Any]:
         """Return the `dataset_config`, `start` and `end` of a stage: `keys.TRAINING`, `VALIDATION` or `TEST`."""
         return keys.get(self.config, f"{stage}.datasets", {}).get(self.dataset_name) or {}
+
+    def dataset_of(self, stage: str) -> dict[str, Any]:
+        """Return the arguments of `open_dataset` for a stage, without its period; empty for a stage without data."""
+        reader = self.dates_of(stage).get("dataset_config") or {}
+        arguments = {"dataset": reader} if isinstance(reader, str) else reader
+        return {key: copy.deepcopy(value) for key, value in arguments.items() if value is not None}
 
     def check_whole(self) -> None:
         """Read the checkpoint through, without loading the model.
