@@ -118,7 +118,7 @@ def test_metrics_of_the_regions_add_up_to_the_whole(experiment, trained, folder)
         assert len(set(regions)) == len(REGIONS)
         assert metrics[f"val/mse/{variable}.step1"] == pytest.approx(np.dot(shares, regions), rel=1e-5)
     assert len([name for name in metrics if name.startswith("val/mse")]) == 100
-    (printed,) = re.findall(r"share of the area\n +lam_interior +([\d.]+)%", log)
+    (printed,) = re.findall(r"share of the area\n +lam interior +([\d.]+)%", log)
     assert float(printed) == pytest.approx(100 * area[codes == 0].sum() / area.sum(), abs=0.01)
 
 
