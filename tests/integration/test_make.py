@@ -83,7 +83,7 @@ def test_compare_shows_the_four_experiments_on_one_page(folder):
     assert [variable["name"] for variable in found["variables"]] == ["gh_500", "t_850", "u_850", "v_850"]
     assert (len(found["dates"]), found["leads_h"], found["faults"], found["notes"]) == (6, [*range(0, 49, 6)], [], [])
     # So few steps end before the first validation: there are forecasts and graphs, but no losses or metrics.
-    assert all("ended before it was validated" in text for run in found["runs"] for text in run["lacks"])
+    assert all("ended before the first validation" in text for run in found["runs"] for text in run["lacks"])
     assert [run["coverage"]["isolated"]["all"] for run in found["runs"]] == [460, 228, 228, 0]
     assert [run["lam_shape"] for run in found["runs"]] == [[26, 44], [26, 44], [22, 40], [22, 40]]
     assert found["places"]["trimmed_nodes"] == 26 * 44 - 22 * 40
