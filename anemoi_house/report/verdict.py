@@ -54,7 +54,7 @@ def _headline(cells: dict[str, dict[str, Any]], lead_h: int) -> str:
     if worse:
         return f"Nothing is better at the boundary than {baseline}; {listed(worse)} {is_or_are(worse)} worse"
     if reasons:
-        return f"Which is better at the boundary cannot be told: {listed(reasons)}"
+        return f"Which is better at the boundary cannot be said: {listed(reasons)}"
     return f"No difference at the boundary beyond noise at +{lead_h} h"
 
 

@@ -281,7 +281,7 @@ def lose_ranks(slurm: SlurmCluster, sample: Path, built: str, folder: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def beside(
+def meanwhile(
     slurm: SlurmCluster, small_disk: Path, sample: Path, built: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[None]]]:
     """Trainings during the other tests, since a single job leaves a processor idle; on nodes that no test removes."""
@@ -293,10 +293,10 @@ def beside(
         }
 
 
-def test_trainings_begin(pair: tuple[Trained, Trained, Future[Path]], beside: dict[str, Future[None]]) -> None:
+def test_trainings_begin(pair: tuple[Trained, Trained, Future[Path]], meanwhile: dict[str, Future[None]]) -> None:
     """The first test, so that the tests of how the trainings end need not wait for them."""
     pair[0].wait_for("attempt 1 on node2")
-    assert not beside["disk"].done()
+    assert not meanwhile["disk"].done()
 
 
 def test_mistakes_end_before_the_ranks_start(slurm: SlurmCluster, sample: Path, tmp_path: Path) -> None:
@@ -362,12 +362,12 @@ def test_a_node_that_is_lost_while_its_ranks_still_run(
     slurm.wait_for(lambda: "State=IDLE " in slurm.run("scontrol", "show", "node", "node3").stdout, "node3 is back", 60)
 
 
-def test_a_disk_that_is_full_when_a_checkpoint_is_written(beside: dict[str, Future[None]]) -> None:
-    beside["disk"].result(timeout=600)
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(meanwhile: dict[str, Future[None]]) -> None:
+    meanwhile["disk"].result(timeout=600)
 
 
-def test_lost_ranks_and_a_checkpoint_that_was_cut(beside: dict[str, Future[None]]) -> None:
-    beside["ranks"].result(timeout=600)
+def test_lost_ranks_and_a_checkpoint_that_was_cut(meanwhile: dict[str, Future[None]]) -> None:
+    meanwhile["ranks"].result(timeout=600)
 
 
 @pytest.mark.usefixtures("trainings")  # of test_slurm, in parallel

@@ -23,8 +23,8 @@ SHOW = """
 import json, os, socket, sys
 names = ("RANK", "WORLD_RANK", "GLOBAL_RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
          "OMP_NUM_THREADS", "SLURM_NTASKS_PER_NODE", "SLURM_JOB_NAME")
-told = {name: os.environ.get(name) for name in names}
-print(json.dumps({"node": socket.gethostname(), "arguments": sys.argv[1:], **told}))
+reported = {name: os.environ.get(name) for name in names}
+print(json.dumps({"node": socket.gethostname(), "arguments": sys.argv[1:], **reported}))
 """
 MEET = """
 import torch, torch.distributed as dist
@@ -47,7 +47,7 @@ def show(cluster: SlurmCluster, *arguments: str) -> list[str]:
     return [str(SCRIPT), sys.executable, "-I", str(cluster.folder / "show.py"), *arguments]
 
 
-def told(text: str) -> list[dict]:
+def reported(text: str) -> list[dict]:
     """Output of the tasks, by rank."""
     return sorted(
         (json.loads(line) for line in text.splitlines() if line[:1] == "{"), key=lambda task: int(task["RANK"])
@@ -78,30 +78,30 @@ def test_batch(slurm: SlurmCluster, tmp_path: Path) -> None:
     command = shlex.join(show(slurm, "a b", "", "[x]", "*", "'\"$HOME"))
     job, log = batch(slurm, tmp_path, f"srun {command}", "-N2", "--ntasks-per-node=2")
     assert job["JobState"] == "COMPLETED", log
-    assert_ranks(told(log), {"node1": 2, "node2": 2}, "node1")
-    assert [task["arguments"] for task in told(log)] == 4 * [["a b", "", "[x]", "*", "'\"$HOME"]]
-    assert {task["SLURM_NTASKS_PER_NODE"] for task in told(log)} == {"2"}
+    assert_ranks(reported(log), {"node1": 2, "node2": 2}, "node1")
+    assert [task["arguments"] for task in reported(log)] == 4 * [["a b", "", "[x]", "*", "'\"$HOME"]]
+    assert {task["SLURM_NTASKS_PER_NODE"] for task in reported(log)} == {"2"}
 
 
 def test_ntasks_alone(slurm: SlurmCluster, tmp_path: Path) -> None:
     job, log = batch(slurm, tmp_path, f"srun {shlex.join(show(slurm))}", "-N2", "--ntasks=2")
     assert job["JobState"] == "COMPLETED", log
-    assert_ranks(told(log), {"node1": 1, "node2": 1}, "node1")
-    assert {task["SLURM_NTASKS_PER_NODE"] for task in told(log)} == {"1"}
+    assert_ranks(reported(log), {"node1": 1, "node2": 1}, "node1")
+    assert {task["SLURM_NTASKS_PER_NODE"] for task in reported(log)} == {"1"}
 
 
 def test_uneven_tasks(slurm: SlurmCluster) -> None:
     done = slurm.run("srun", "-N2", "--ntasks=3", *show(slurm))
-    assert_ranks(told(done.stdout), {"node1": 2, "node2": 1}, "node1")
-    assert {task["SLURM_NTASKS_PER_NODE"] for task in told(done.stdout)} == {None}
+    assert_ranks(reported(done.stdout), {"node1": 2, "node2": 1}, "node1")
+    assert {task["SLURM_NTASKS_PER_NODE"] for task in reported(done.stdout)} == {None}
 
 
 @pytest.mark.parametrize("name", [None, "bash"])
 def test_interactive_allocation(slurm: SlurmCluster, name: str | None) -> None:
     options = ["--job-name", name] if name else []
     done = slurm.run("salloc", "-N2", "--ntasks-per-node=1", *options, "srun", *show(slurm))
-    assert_ranks(told(done.stdout), {"node1": 1, "node2": 1}, "node1")
-    assert {task["SLURM_JOB_NAME"] for task in told(done.stdout)} == {name or "interactive"}
+    assert_ranks(reported(done.stdout), {"node1": 1, "node2": 1}, "node1")
+    assert {task["SLURM_JOB_NAME"] for task in reported(done.stdout)} == {name or "interactive"}
 
 
 def test_steps_on_parts_of_a_job_at_once(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_steps_on_parts_of_a_job_at_once(slurm: SlurmCluster, tmp_path: Path) ->
     )
     job, log = batch(slurm, tmp_path, text, "-N2", "--ntasks-per-node=4")
     assert job["JobState"] == "COMPLETED", log
-    one, two, both = (told((tmp_path / f"{name}.txt").read_text()) for name in ("one", "two", "both"))
+    one, two, both = (reported((tmp_path / f"{name}.txt").read_text()) for name in ("one", "two", "both"))
     assert_ranks(one, {"node1": 2}, "127.0.0.1")
     assert_ranks(two, {"node2": 2}, "127.0.0.1")
     assert_ranks(both, {"node1": 1, "node2": 1}, "node1")
@@ -133,7 +133,7 @@ def test_without_srun_in_a_batch_job(slurm: SlurmCluster, tmp_path: Path) -> Non
 def test_without_srun_in_an_allocation(slurm: SlurmCluster) -> None:
     done = slurm.run("salloc", "-N2", "--ntasks-per-node=2", *show(slurm), check=False)
     assert done.returncode == 2
-    assert told(done.stdout) == []
+    assert reported(done.stdout) == []
 
 
 def test_ranks_meet(slurm: SlurmCluster) -> None:
