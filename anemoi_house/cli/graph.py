@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def _size(arguments: argparse.Namespace) -> None:
     from anemoi_house.graphs.size import as_text, size_of
 
     size = size_of(arguments.config, arguments.config_path, arguments.overrides)
-    print(json.dumps(size.as_json()) if arguments.json else as_text(size))
+    print(json.dumps(dataclasses.asdict(size)) if arguments.json else as_text(size))
 
 
 def _plot(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ Points are unit vectors, of shape (n, 3). Arrays in, arrays out: numpy and scipy
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args, overload
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,15 +65,10 @@ class DataNodes:
         """
         zones = np.full(len(nodes), "elsewhere", dtype="<U9")
         zones[np.abs(self.latitudes[nodes]) >= POLAR_LATITUDE] = "poles"
-        lam = self.in_lam[nodes]
-        outside = np.flatnonzero(~lam)
-        if len(outside) and self.in_lam.any():
-            asked, grid = (
-                to_cartesian(self.latitudes[which], self.longitudes[which]) for which in (nodes[outside], self.in_lam)
-            )
-            near = np.isfinite(distance_to_km(asked, grid, within_km=self.boundary_width_km))
-            zones[outside[near]] = "rim"
-        zones[lam] = "lam"
+        asked, lam = (to_cartesian(self.latitudes[which], self.longitudes[which]) for which in (nodes, self.in_lam))
+        if len(lam):
+            zones[np.isfinite(distance_to_km(asked, lam, within_km=self.boundary_width_km))] = "rim"
+        zones[self.in_lam[nodes]] = "lam"
         return zones
 
     def in_boundary_zone(self, nodes: Indices) -> Mask:
@@ -86,35 +81,33 @@ class DataNodes:
         return {zone: int(np.count_nonzero(zones == zone)) for zone in ZONES}
 
 
-@overload
-def parse_neighbours(value: object, *, auto: Literal[False] = False, key: str = ...) -> int: ...
-@overload
-def parse_neighbours(value: object, *, auto: Literal[True], key: str = ...) -> int | Literal["auto"]: ...
-def parse_neighbours(
-    value: object, *, auto: bool = False, key: str = "num_nearest_neighbours"
-) -> int | Literal["auto"]:
+def parse_neighbours(value: object, key: str = "num_nearest_neighbours", or_else: str = "") -> int:
     """Return a number of neighbours as a user wrote it, or refuse it.
 
     Parameters
     ----------
     value : object
-        A whole number of at least 1, or the word `auto`.
-    auto : bool
-        Whether `auto` is valid.
+        A whole number of at least 1.
     key : str
         Name of the setting, for the message.
+    or_else : str
+        What is valid too, for the message.
 
     Raises
     ------
     HouseError
         If it is anything else.
     """
-    if auto and value == "auto":
-        return "auto"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    valid = "a whole number of at least 1" + (", or auto" if auto else "")
-    raise HouseError(f"{key}: {value!r} is not a valid number of neighbours; give {valid}.")
+    raise HouseError(
+        f"{key}: {value!r} is not a valid number of neighbours; give a whole number of at least 1{or_else}."
+    )
+
+
+def neighbours_or_auto(value: object) -> int | Literal["auto"]:
+    """Return a number of neighbours, or `auto`; see `parse_neighbours`."""
+    return "auto" if value == "auto" else parse_neighbours(value, or_else=", or auto")
 
 
 def check_range(floor: object, ceiling: object) -> None:
@@ -144,22 +137,6 @@ def reached_nodes(num_nodes: int, sources: NDArray[np.integer]) -> Mask:
     return reached
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """Nearest data nodes of every hidden node.
-
-    Attributes
-    ----------
-    indices : ndarray of int, shape (m, k)
-        Data nodes, the nearest first.
-    tied : ndarray of int
-        Hidden nodes whose k-th and next data nodes are equally far, so that the choice depends on the search.
-    """
-
-    indices: Indices
-    tied: Indices
-
-
 class NeighbourSearch:
     """Search for the data nodes nearest to the hidden nodes, widened only as far as needed.
 
@@ -178,17 +155,15 @@ class NeighbourSearch:
         self._distances = np.empty((len(mesh), 0))
         self._indices = np.empty((len(mesh), 0), dtype=np.intp)
 
-    def nearest(self, neighbours: int) -> Neighbours:
-        """Return the `neighbours` nearest data nodes of every hidden node."""
-        self._widen(neighbours + 1)
-        tied = np.empty(0, dtype=np.intp)
-        if neighbours < self._num_points:
-            last, following = self._distances[:, neighbours - 1], self._distances[:, neighbours]
-            tied = np.flatnonzero(_tied(last, following))
-        return Neighbours(self._indices[:, :neighbours], tied)
-
-    def first_pick(self, ceiling: int) -> NDArray[np.int32]:
+    def first_pick(self, ceiling: int, *, in_ties: bool = False) -> NDArray[np.int32]:
         """Return the smallest number of neighbours at which some hidden node picks each data node.
+
+        Parameters
+        ----------
+        ceiling : int
+            Largest number that is considered.
+        in_ties : bool
+            Whether to count each of several equally far nodes as the first of them.
 
         Returns
         -------
@@ -197,9 +172,13 @@ class NeighbourSearch:
             are those with a value above K.
         """
         self._widen(ceiling)
+        indices, distances = self._indices[:, :ceiling], self._distances[:, :ceiling]
+        ranks = np.broadcast_to(np.arange(1, indices.shape[1] + 1, dtype=np.int32), indices.shape)
+        if in_ties:
+            farther = np.diff(distances, axis=1, prepend=-1) > 1e-9 * distances  # than the node before
+            ranks = np.maximum.accumulate(np.where(farther, ranks, 1), axis=1)
         first = np.full(self._num_points, ceiling + 1, dtype=np.int32)
-        for rank in range(min(ceiling, self._num_points), 0, -1):
-            first[self._indices[:, rank - 1]] = rank
+        np.minimum.at(first, indices.ravel(), ranks.ravel())
         return first
 
     def smallest(self, nodes: DataNodes, floor: int, ceiling: int) -> int | None:
@@ -217,7 +196,7 @@ class NeighbourSearch:
         ceiling = min(ceiling, self._num_points)
         reach = min(max(2 * floor, 16), ceiling)
         while True:
-            first = self._first_pick_in_ties(reach)
+            first = self.first_pick(reach, in_ties=True)
             beyond = np.flatnonzero(first > floor)
             beyond = beyond[nodes.in_boundary_zone(beyond)]
             smallest = int(first[beyond].max(initial=floor))
@@ -227,26 +206,10 @@ class NeighbourSearch:
                 return None
             reach = min(2 * reach, ceiling)
 
-    def _first_pick_in_ties(self, ceiling: int) -> NDArray[np.int32]:
-        """Return `first_pick`, counting each of several equally far nodes as the first of them."""
-        first = self.first_pick(ceiling)
-        distances = self._distances[:, :ceiling]
-        rows, columns = np.nonzero(_tied(distances[:, :-1], distances[:, 1:]))
-        columns += 1
-        ranks = columns.copy()  # in each row, a series of ties gets the rank of its first
-        for entry in np.flatnonzero((rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1] + 1)) + 1:
-            ranks[entry] = ranks[entry - 1]
-        np.minimum.at(first, self._indices[rows, columns], ranks.astype(np.int32))
-        return first
-
     def _widen(self, neighbours: int) -> None:
         neighbours = min(neighbours, self._num_points)
         if neighbours > self._indices.shape[1]:
             self._distances, self._indices = self._tree.query(self._mesh, k=range(1, neighbours + 1), workers=-1)
-
-
-def _tied(distances: NDArray[np.floating], following: NDArray[np.floating]) -> Mask:
-    return following - distances <= 1e-9 * following
 
 
 def nearest_hidden(points: NDArray[np.floating], mesh: NDArray[np.floating]) -> Indices:

@@ -10,8 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from anemoi.graphs.edges import KNNEdges
-from anemoi.graphs.edges.builders.base import TORCH_CLUSTER_AVAILABLE
-from scipy.sparse import coo_matrix
 from torch_geometric.data.storage import NodeStorage
 
 from anemoi_house.boundary.widths import ZONE_KM
@@ -24,6 +22,7 @@ from anemoi_house.graphs.coverage import (
     NeighbourSearch,
     check_range,
     nearest_hidden,
+    neighbours_or_auto,
     parse_neighbours,
     reached_nodes,
 )
@@ -73,7 +72,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
         target_mask_attr_name: str | None = None,
     ) -> None:
         with _as_command_error():
-            neighbours = parse_neighbours(num_nearest_neighbours, auto=True)
+            neighbours = neighbours_or_auto(num_nearest_neighbours)
             check_range(floor, ceiling)
         self.automatic = neighbours == "auto"
         super().__init__(
@@ -104,14 +103,14 @@ class BoundaryAwareKNNEdges(KNNEdges):
             return edge_index
 
         found = self._smallest_graph(source_nodes, target_nodes, data, self.floor, self.ceiling)
-        if found is not None:
-            LOGGER.info("Neighbours chosen: %d (from %d to %d).", self.num_nearest_neighbours, self.floor, self.ceiling)
-            return found
-        raise CommandError(
-            f"num_nearest_neighbours: auto found no number from {self.floor} to {self.ceiling} that reaches every "
-            f"data node within {self.boundary_width_km:g} km of the LAM. Raise `ceiling`, refine the hidden mesh, "
-            "or use CoveringKNNEdges."
-        )
+        if found is None:
+            raise CommandError(
+                f"num_nearest_neighbours: auto found no number from {self.floor} to {self.ceiling} that reaches every "
+                f"data node within {self.boundary_width_km:g} km of the LAM. Raise `ceiling`, refine the hidden mesh, "
+                "or use CoveringKNNEdges."
+            )
+        LOGGER.info("Neighbours chosen: %d (from %d to %d).", self.num_nearest_neighbours, self.floor, self.ceiling)
+        return found
 
     def _smallest_graph(
         self, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes, floor: int, ceiling: int
@@ -121,11 +120,10 @@ class BoundaryAwareKNNEdges(KNNEdges):
         With ties, stock KNN may need a larger number than the search finds; hence the loop.
         """
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        search = NeighbourSearch(source.cpu().numpy(), target.cpu().numpy())
-        smallest = search.smallest(data, floor, ceiling)
+        smallest = NeighbourSearch(source.cpu().numpy(), target.cpu().numpy()).smallest(data, floor, ceiling)
         for neighbours in range(smallest or ceiling + 1, ceiling + 1):
             self.num_nearest_neighbours = neighbours
-            edge_index = self._stock_edges(search, source_nodes, target_nodes)
+            edge_index = super().compute_edge_index(source_nodes, target_nodes)
             if not self._missed(edge_index, source_nodes, data):
                 return edge_index
         return None
@@ -144,38 +142,12 @@ class BoundaryAwareKNNEdges(KNNEdges):
 
     def _missed(self, edge_index: torch.Tensor, source_nodes: NodeStorage, data: DataNodes) -> bool:
         """Return True if a node of the boundary zone has no edge."""
-        return bool(data.in_boundary_zone(self._isolated(edge_index, source_nodes)).any())
-
-    def _isolated(self, edge_index: torch.Tensor, source_nodes: NodeStorage) -> np.ndarray:
-        """Return the isolated nodes, as indices into the unmasked ones."""
-        reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
-        return np.flatnonzero(~reached[unmasked(source_nodes, self.source_mask_attr_name)])
-
-    def _stock_edges(
-        self, search: NeighbourSearch, source_nodes: NodeStorage, target_nodes: NodeStorage
-    ) -> torch.Tensor:
-        """Return what stock KNN builds, from a search that is already done.
-
-        Stock KNN itself only runs for ties between the last neighbour and the next node.
-        """
-        if TORCH_CLUSTER_AVAILABLE:
-            return super().compute_edge_index(source_nodes, target_nodes)
-        nearest = search.nearest(self.num_nearest_neighbours)
-        indices = nearest.indices
-        if len(nearest.tied):
-            source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-            of_stock: coo_matrix = self._compute_adj_matrix_sklearn(source, target[nearest.tied])
-            indices = indices.copy()
-            indices[nearest.tied] = of_stock.col.reshape(len(nearest.tied), -1)
-        rows = np.repeat(np.arange(len(indices)), indices.shape[1])
-        adjacency = coo_matrix((np.ones(len(rows), dtype=bool), (rows, indices.ravel())))
-        adjacency = self.undo_masking_adj_matrix(adjacency, source_nodes, target_nodes)
-        return torch.from_numpy(np.stack([adjacency.col, adjacency.row]))
+        return bool(data.in_boundary_zone(isolated_nodes(self, edge_index, source_nodes)).any())
 
     def _missed_message(
         self, edge_index: torch.Tensor, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes
     ) -> str:
-        count = data.count(self._isolated(edge_index, source_nodes))
+        count = data.count(isolated_nodes(self, edge_index, source_nodes))
         asked = self.num_nearest_neighbours
         found = self._smallest_graph(source_nodes, target_nodes, data, asked + 1, SEARCH_LIMIT)
         smallest, self.num_nearest_neighbours = self.num_nearest_neighbours, asked
@@ -232,8 +204,7 @@ class CoveringKNNEdges(KNNEdges):
         check_nodes(self, source_nodes, target_nodes)
         edge_index = super().compute_edge_index(source_nodes, target_nodes)
         used = unmasked(source_nodes, self.source_mask_attr_name)
-        reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
-        isolated = np.flatnonzero(~reached[used])
+        isolated = isolated_nodes(self, edge_index, source_nodes)
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
         hosts = nearest_hidden(source.cpu().numpy()[isolated], target.cpu().numpy())
         hosts = unmasked(target_nodes, self.target_mask_attr_name)[hosts]
@@ -255,8 +226,7 @@ def check_nodes(builder: KNNEdges, source_nodes: NodeStorage, target_nodes: Node
         If a coordinate is not finite, or there are fewer source nodes than neighbours.
     """
     for name, nodes in ((builder.source_name, source_nodes), (builder.target_name, target_nodes)):
-        broken = int((~torch.isfinite(nodes.x)).any(dim=1).sum())
-        if broken:
+        if broken := int((~torch.isfinite(nodes.x)).any(dim=1).sum()):
             raise CommandError(
                 f"{broken} of the {len(nodes.x)} nodes '{name}' have coordinates that are not finite: "
                 "correct the latitudes and longitudes of their dataset."
@@ -267,6 +237,12 @@ def check_nodes(builder: KNNEdges, source_nodes: NodeStorage, target_nodes: Node
             f"num_nearest_neighbours: {builder.num_nearest_neighbours} is more than the {available} nodes "
             f"'{builder.source_name}'. Give a smaller number."
         )
+
+
+def isolated_nodes(builder: KNNEdges, edge_index: torch.Tensor, source_nodes: NodeStorage) -> np.ndarray:
+    """Return the isolated source nodes, as indices into the unmasked ones."""
+    reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
+    return np.flatnonzero(~reached[unmasked(source_nodes, builder.source_mask_attr_name)])
 
 
 def unmasked(nodes: NodeStorage, mask_attr_name: str | None) -> np.ndarray:

@@ -6,7 +6,6 @@ nodes that a training would build, with the stock classes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from anemoi_house.graphs.coverage import (
     ZONES,
     DataNodes,
     NeighbourSearch,
-    parse_neighbours,
+    neighbours_or_auto,
 )
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed
@@ -76,11 +75,6 @@ class Row:
     neighbours: int
     edges: int
     isolated: dict[str, int]
-
-    @property
-    def at_boundary(self) -> int:
-        """Isolated data nodes in the LAM and on its rim; 0 for a sufficient number of neighbours."""
-        return self.isolated["lam"] + self.isolated["rim"]
 
 
 @dataclass(frozen=True)
@@ -167,10 +161,6 @@ class Size:
     encoder: Encoder
     table: SizeTable
 
-    def as_json(self) -> dict[str, Any]:
-        """Return plain numbers and texts for `json.dumps`."""
-        return dataclasses.asdict(self)
-
 
 def size_of(config_name: str, config_path: Path | None = None, overrides: Sequence[str] = ()) -> Size:
     """Return the table of an experiment, from its config and the coordinates of its data.
@@ -216,7 +206,7 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
 
 
 def _encoder(builder: dict[str, Any]) -> Encoder:
-    neighbours = parse_neighbours(builder["num_nearest_neighbours"], auto=True)
+    neighbours = neighbours_or_auto(builder["num_nearest_neighbours"])
     floor = builder.get("floor", FLOOR) if neighbours == "auto" else 1
     return Encoder(builder["_target_"].rpartition(".")[2], neighbours, floor)
 
@@ -250,7 +240,7 @@ def _notes(size: Size, row: Row | None) -> list[str]:
     elif encoder.builder == "CoveringKNNEdges":
         effect = f"adds an edge for each of the {row.isolated['all']:,} isolated ones"
     else:
-        effect = f"{row.at_boundary:,} isolated {where}"
+        effect = f"{row.isolated['lam'] + row.isolated['rim']:,} isolated {where}"
     smallest = (
         f"none up to {SEARCH_LIMIT} is sufficient: refine the hidden mesh, or use\n          graph=house_covering"
         if table.smallest is None

@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 from anemoi_house.boundary.regions import REGIONS
 from anemoi_house.boundary.widths import INNER_KM, OUTER_KM, ZONE_KM
 from anemoi_house.errors import HouseError
-from anemoi_house.graphs.coverage import CEILING, FLOOR, check_range, parse_neighbours
+from anemoi_house.graphs.coverage import CEILING, FLOOR, check_range, neighbours_or_auto, parse_neighbours
 from anemoi_house.tracking.servers.azure_sign_in import IDENTITIES
 from anemoi_house.tracking.servers.connect import check_uri
 from anemoi_house.upstream.errors import CommandError
@@ -46,7 +46,7 @@ class HouseModel(BaseModel):
 class NearestNeighboursModel(HouseModel):
     """Settings that our nearest-neighbour builders share."""
 
-    AUTO: ClassVar[bool] = False
+    parse: ClassVar[Callable[[object], Any]] = parse_neighbours
 
     num_nearest_neighbours: Any
     "Data nodes that each hidden node picks; with some builders `auto`, for the smallest sufficient number."
@@ -58,13 +58,13 @@ class NearestNeighboursModel(HouseModel):
     @field_validator("num_nearest_neighbours")
     @classmethod
     def _neighbours(cls, value: Any) -> Any:
-        return _as_value_error(parse_neighbours, value, auto=cls.AUTO)
+        return _as_value_error(cls.parse, value)
 
 
 class BoundaryAwareKNNEdgesSchema(NearestNeighboursModel):
     """Settings of `anemoi_house.graphs.BoundaryAwareKNNEdges`."""
 
-    AUTO: ClassVar[bool] = True
+    parse: ClassVar[Callable[[object], Any]] = neighbours_or_auto
 
     target_: Literal["anemoi_house.graphs.BoundaryAwareKNNEdges"] = Field(..., alias="_target_")
     boundary_width_km: PositiveFloat = ZONE_KM

@@ -15,6 +15,7 @@ from anemoi_house.graphs.coverage import (
     DataNodes,
     NeighbourSearch,
     nearest_hidden,
+    neighbours_or_auto,
     parse_neighbours,
     reached_nodes,
 )
@@ -99,32 +100,6 @@ def test_first_pick_is_that_of_brute_force(drawn: tuple[int, int, int], ceiling:
     ranks = np.argsort(np.argsort(chords(nodes, hidden), axis=1), axis=1) + 1
     expected = np.minimum(ranks.min(axis=0), ceiling + 1)
     assert list(search_in(nodes, hidden).first_pick(ceiling)) == list(expected)
-
-
-@given(random_grids, st.lists(st.integers(1, 12), min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None)
-def test_nearest_is_that_of_brute_force_however_often_it_is_asked(
-    drawn: tuple[int, int, int], asked: list[int]
-) -> None:
-    nodes, hidden = random_grid(drawn)
-    expected = np.argsort(chords(nodes, hidden), axis=1)
-    search = search_in(nodes, hidden)
-    for neighbours in asked:
-        found = search.nearest(neighbours)
-        assert found.indices.shape == (len(hidden), neighbours)
-        assert np.array_equal(found.indices, expected[:, :neighbours])
-        assert len(found.tied) == 0
-
-
-def test_nearest_names_the_hidden_nodes_at_which_a_tie_decides() -> None:
-    """Three data nodes on the equator, and a hidden node midway between the second and the third."""
-    data = unit_vectors(np.zeros(3), np.array([10.0, 20.0, 30.0]))
-    mesh = unit_vectors(np.zeros(2), np.array([25.0, 12.0]))
-    search = NeighbourSearch(data, mesh)
-    assert list(search.nearest(1).tied) == [0]
-    assert list(search.nearest(2).tied) == []
-    assert list(search.nearest(3).tied) == []  # there is no further node to tie with
-    assert search.nearest(3).indices.shape == (2, 3)
 
 
 def brute_smallest(nodes: DataNodes, hidden: np.ndarray, floor: int, ceiling: int) -> int | None:
@@ -275,17 +250,17 @@ def test_the_graph_is_not_touched_by_the_search(tiny_nodes: HeteroData) -> None:
 @pytest.mark.parametrize("value", [1, 12, 20, 256])
 def test_number_of_neighbours(value: int) -> None:
     assert parse_neighbours(value) == value
-    assert parse_neighbours(value, auto=True) == value
+    assert neighbours_or_auto(value) == value
 
 
 def test_automatic_number_of_neighbours() -> None:
-    assert parse_neighbours("auto", auto=True) == "auto"
+    assert neighbours_or_auto("auto") == "auto"
 
 
 @pytest.mark.parametrize("value", [0, -3, 2.5, 20.0, True, "lots", "20", "Auto", None, [12], float("nan")])
 def test_bad_number_of_neighbours(value: object) -> None:
     with pytest.raises(HouseError) as caught:
-        parse_neighbours(value, auto=True)
+        neighbours_or_auto(value)
     assert str(caught.value) == (
         f"num_nearest_neighbours: {value!r} is not a valid number of neighbours; give a whole number of at "
         "least 1, or auto."
