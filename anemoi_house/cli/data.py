@@ -41,13 +41,8 @@ def _add_recipe(commands: Commands) -> None:
     parser.add_argument("--start", metavar="DATE", help="first date: 2021-04-01T06, or 2021-04-01 for T00")
     parser.add_argument("--end", metavar="DATE", help="last date: 2021-04-02T06, or 2021-04-02 for T18")
     parser.add_argument("--levels", nargs="+", default=[], metavar="HPA", help="pressure levels in hPa")
-    parser.add_argument(
-        "--root",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="s3://, https:// or a directory to read from instead of the public archives; repeat it for fallbacks",
-    )
+    text = "s3://, https:// or a directory to read from instead of the public archives; repeat it for fallbacks"
+    parser.add_argument("--root", action="append", default=[], metavar="URL", help=text)
     batch = parser.add_argument_group("building in parallel with SLURM")
     batch.add_argument("--sbatch", type=int, metavar="N", help="print a job script that builds in N parallel parts")
     batch.add_argument("--output", metavar="PATH.zarr", help="dataset (default: NAME.zarr next to the script)")

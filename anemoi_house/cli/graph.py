@@ -27,13 +27,8 @@ def add(commands: Commands) -> None:
     parser = add_command(verbs, "plot", _plot, "Draw maps of the boundary, the mesh and the isolated data nodes.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.pt")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png", help="picture to write")
-    parser.add_argument(
-        "--width-km",
-        type=float,
-        default=ZONE_KM,
-        metavar="KM",
-        help=f"width of the zone around the LAM (default: {ZONE_KM:.0f})",
-    )
+    text = f"width of the zone around the LAM (default: {ZONE_KM:.0f})"
+    parser.add_argument("--width-km", type=float, default=ZONE_KM, metavar="KM", help=text)
 
 
 def _describe(arguments: argparse.Namespace) -> None:

@@ -39,13 +39,8 @@ def _add_sbatch(commands: Commands) -> None:
     parser.add_argument("--env", type=Path, metavar="FILE", help="shell file that attempts source, for credentials")
     parser.add_argument("--output", type=Path, metavar="DIR", help="directory of this run alone (default: runs/NAME)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of every attempt (default: a new one for each)")
-    parser.add_argument(
-        "--signal-before",
-        type=int,
-        default=600,
-        metavar="S",
-        help="seconds before the limit from which the next checkpoint is the last (default: 600)",
-    )
+    text = "seconds before the limit from which the next checkpoint is the last (default: 600)"
+    parser.add_argument("--signal-before", type=int, default=600, metavar="S", help=text)
 
 
 def _sbatch(arguments: argparse.Namespace) -> None:

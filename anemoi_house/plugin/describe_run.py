@@ -7,9 +7,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +92,11 @@ def _record(picture: Path, logger: Any) -> None:
 
 
 def _of_graph(pl_module: Any) -> dict[str, Any]:
-    record = getattr(pl_module.model.graph_data, RECORD, None)
-    if record is None:
-        return {}
+    coverage = getattr(pl_module.model.graph_data, RECORD, {"coverage": {}})["coverage"]
     found: dict[str, Any] = {}
-    for key, part in record["coverage"].items():
-        if isinstance(part, Mapping):
-            found |= {f"graph.{key}.{name.replace(' -> ', '_to_')}": value for name, value in part.items()}
-        else:
-            found[f"graph.{key}"] = part
+    for key, part in coverage.items():
+        parts = {f".{name}": value for name, value in part.items()} if isinstance(part, Mapping) else {"": part}
+        found |= {f"graph.{key}{name.replace(' -> ', '_to_')}": value for name, value in parts.items()}
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -130,7 +126,9 @@ def _absolute(path: str) -> str:
 
 
 def _tags(trainer: pl.Trainer, start: str) -> dict[str, str]:
-    tags = dict(_versions())
+    tags = {f"version.{package}": version(package) for package in _PACKAGES}
+    tags |= {name: os.environ[name] for name in _SLURM if name in os.environ}
+    tags["nodes"] = str(trainer.num_nodes)
     if start:
         tags["start"] = start
     with suppress(Exception):  # not started by Hydra
@@ -139,23 +137,13 @@ def _tags(trainer: pl.Trainer, start: str) -> dict[str, str]:
         tags["experiment"] = str(HydraConfig.get().job.config_name)
     if commit := _git_commit():
         tags["git_commit"] = commit
-    tags["nodes"] = str(trainer.num_nodes)
-    return tags | {name: os.environ[name] for name in _SLURM if name in os.environ}
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            yield f"version.{package}", version(package)
+    return tags
 
 
 def _git_commit() -> str:
     """Return the commit of the working directory, with a plus if files were changed; empty outside a repository."""
-    answers: list[str] = []
-    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        try:
-            done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=2, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return answers[0] if answers else ""
-        answers.append(done.stdout.strip())
-    return answers[0] + ("+" if answers[1] else "")
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

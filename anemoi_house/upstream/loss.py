@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,13 +76,12 @@ def loss_of(
     for name in scalers:
         scaler = configs[name]
         if issubclass(get_class(scaler._target_), BaseVariableLossScaler):
-            with _quiet("anemoi.training.losses"):
-                try:
-                    made = instantiate(scaler, data_indices=indices, metadata_extractor=extractor)
-                except TypeError:  # it needs the statistics too
-                    left_out.append(name)
-                    continue
-                factors = factors * made.get_scaling()[1].numpy()[: len(factors)]
+            try:
+                made = instantiate(scaler, data_indices=indices, metadata_extractor=extractor)
+            except TypeError:  # it needs the statistics too
+                left_out.append(name)
+                continue
+            factors = factors * made.get_scaling()[1].numpy()[: len(factors)]
         elif (share := scaler.get("weight_frac_of_total")) is not None:
             lam_share = float(share)
     weights = []
@@ -92,15 +89,3 @@ def loss_of(
         _, param, level = extractor.get_group_and_level(variable)
         weights.append(Weight(variable, param, None if level is None else int(level), float(factors[index])))
     return Loss(chosen._target_.rpartition(".")[2], scalers, tuple(weights), lam_share), tuple(left_out)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Silence a logger below warnings."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

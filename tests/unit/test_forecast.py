@@ -276,7 +276,7 @@ def test_checkpoints_that_cannot_forecast(checkpoint, data, tmp_path):
     said = metadata_of(*data)
     for options, message in (
         ({"model": b"weights"}, r"has no graph \(nodes and edges"),
-        ({"arrays": False}, r"has no graph \(the latitudes and longitudes of its nodes"),
+        ({"arrays": False}, r"has no graph \(latitudes, longitudes are missing"),
         ({"model": b"pytorch-lightning_version HeteroData"}, r"use the inference-\*\.ckpt next to it"),
     ):
         with pytest.raises(HouseError, match=message):
