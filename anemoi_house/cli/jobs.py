@@ -11,19 +11,6 @@ from anemoi_house.cli.parser import Commands, add_command, add_config_name, add_
 
 def add(commands: Commands) -> None:
     """Add the commands of this module."""
-    _add_sbatch(commands)
-
-    text = "Print the overrides with which `anemoi-training train` resumes a run, one a line."
-    more = "It resumes from the last intact checkpoint that ends an epoch, else from the last one. Prints nothing "
-    parser = add_command(commands, "resume", _resume, text, f"{more}without a checkpoint.")
-    add_run(parser, "checkpoint directory of a run, or the outputs of one run")
-
-    text = "Print the path of slurm2ddp.sh, which gives each task of a SLURM step its rank."
-    more = 'Use: srun "$(anemoi-house slurm2ddp)" anemoi-training train --config-name=tnbd'
-    add_command(commands, "slurm2ddp", _slurm2ddp, text, more)
-
-
-def _add_sbatch(commands: Commands) -> None:
     text = "Print a job script that trains an experiment under SLURM, and resumes after every time limit."
     more = "Other options of sbatch: on its command line, where they take precedence, or as its SBATCH_ variables."
     parser = add_command(commands, "sbatch", _sbatch, text, more)
@@ -41,6 +28,15 @@ def _add_sbatch(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="seed of every attempt (default: a new one for each)")
     text = "seconds before the limit from which the next checkpoint is the last (default: 600)"
     parser.add_argument("--signal-before", type=int, default=600, metavar="S", help=text)
+
+    text = "Print the overrides with which `anemoi-training train` resumes a run, one a line."
+    more = "It resumes from the last intact checkpoint that ends an epoch, else from the last one. Prints nothing "
+    parser = add_command(commands, "resume", _resume, text, f"{more}without a checkpoint.")
+    add_run(parser, "checkpoint directory of a run, or the outputs of one run")
+
+    text = "Print the path of slurm2ddp.sh, which gives each task of a SLURM step its rank."
+    more = 'Use: srun "$(anemoi-house slurm2ddp)" anemoi-training train --config-name=tnbd'
+    add_command(commands, "slurm2ddp", _slurm2ddp, text, more)
 
 
 def _sbatch(arguments: argparse.Namespace) -> None:

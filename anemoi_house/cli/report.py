@@ -15,10 +15,7 @@ def add(commands: Commands) -> None:
     text = "Print the losses of a run, and its errors 6 h ahead next to those of persistence."
     parser = add_command(commands, "skill", _skill, text)
     add_run(parser, "checkpoint directory of a run, or a directory above several, which means the latest", "outputs")
-    _add_report(commands)
 
-
-def _add_report(commands: Commands) -> None:
     text = "Compare forecasts of several runs at the boundary: one HTML page, its figures, and all numbers as JSON."
     more = "The runs need forecasts: anemoi-house forecast. Runs whose names differ only in a suffix such as _seed1 "
     parser = add_command(commands, "report", _report, text, f"{more}are trainings of one experiment.")

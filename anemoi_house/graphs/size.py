@@ -127,17 +127,10 @@ def size_table(
     floor : int
         The smallest sufficient number from here on is added too: what `auto` chooses.
     """
-    limit = min(SEARCH_LIMIT, len(points))
     zones = data.zone(np.arange(len(points)))
-    search = NeighbourSearch(points, mesh)
-    reach = max(floor, *numbers)
-    while True:
-        first = search.first_pick(reach)
-        smallest = int(first[np.isin(zones, ("lam", "rim"))].max(initial=1))
-        if smallest <= reach or reach >= limit:
-            break
-        reach = min(2 * reach, limit)
-    sufficient = smallest <= min(reach, limit)
+    first = NeighbourSearch(points, mesh).first_pick(max(SEARCH_LIMIT, floor, *numbers))
+    smallest = int(first[np.isin(zones, ("lam", "rim"))].max(initial=1))
+    sufficient = smallest <= min(SEARCH_LIMIT, len(points))
     shown = {*numbers, *((smallest - 1, smallest, max(smallest, floor)) if sufficient else ())}
 
     def row(neighbours: int) -> Row:

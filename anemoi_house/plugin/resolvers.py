@@ -21,19 +21,9 @@ if TYPE_CHECKING:
 
 def register() -> None:
     """Register our resolvers with OmegaConf; a second call changes nothing."""
-    for resolver in (
-        path_of,
-        nested,
-        build_graph,
-        slurm_nodes,
-        slurm_tasks_per_node,
-        slurm_gpus_per_node,
-        strategy,
-        tracking_uri,
-        begins_with_weights,
-        local_rate,
-        start,
-    ):
+    of_slurm = (slurm_nodes, slurm_tasks_per_node, slurm_gpus_per_node)
+    others = (path_of, nested, build_graph, strategy, tracking_uri, begins_with_weights, local_rate, start)
+    for resolver in of_slurm + others:
         OmegaConf.register_new_resolver(f"house.{resolver.__name__}", _with_message(resolver), replace=True)
 
 
