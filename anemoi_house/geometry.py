@@ -205,8 +205,8 @@ class LambertGrid:
         x0, y0 = self.project(self.first_latitude, self.first_longitude)
         shift_km = self.spacing_km * (cells - 1) / 2
         lat, lon = (float(part) for part in self._unproject(x0 + shift_km, y0 + shift_km))
-        shape_and_spacing = self.nx // cells, self.ny // cells, self.spacing_km * cells
-        return LambertGrid(*shape_and_spacing, lat, lon, self.parallel, self.meridian)
+        nx, ny = self.nx // cells, self.ny // cells
+        return LambertGrid(nx, ny, self.spacing_km * cells, lat, lon, self.parallel, self.meridian)
 
 
 HRRR_3KM = LambertGrid(

@@ -368,18 +368,16 @@ def _estimates(
     # comes from the slopes of two boxes on the same side, so that neither a jump nor a kink at the border enters it.
     parabola = x**2 / 2
     curvature = [(slope[b] - slope[a]) / ((slope[b] - slope[a]) @ parabola) for a, b in ((0, 1), (2, 3))]
-    at_places = [curvature[0], (curvature[0] + curvature[1]) / 2, curvature[1]]
-    values = []
-    for first_box in (0, 1):  # all `before`, then all `after`
-        for place, (where, curve) in enumerate(zip((-DEPTH, 0.0, DEPTH), at_places)):
-            box = place + first_box
-            value = level[box] + where * slope[box]
-            values.append(value - (value @ ((x - where) ** 2 / 2)) * curve)
-    steps = np.stack(values[3:]) - np.stack(values[:3])
+    at_places = np.stack([curvature[0], (curvature[0] + curvature[1]) / 2, curvature[1]])
+    where = np.array([[-DEPTH], [0.0], [DEPTH]])
+    planes_at = np.stack([level[:3] + where * slope[:3], level[1:] + where * slope[1:]])  # before and after
+    curved = (planes_at * (x - where) ** 2 / 2).sum(axis=-1, keepdims=True) * at_places
+    values = (planes_at - curved).reshape(6, -1)
+    steps = values[3:] - values[:3]
     if (steps**2).sum(axis=1).max() > _LARGEST_GAIN:
         return None
     squares = _reference_squares(steps, np.diff(slope, axis=0), planes, sizes, x, y)
-    return _Site(point, near[order], sizes, np.stack(values), slope / cell, planes, *squares)
+    return _Site(point, near[order], sizes, values, slope / cell, planes, *squares)
 
 
 def _reference_squares(

@@ -10,7 +10,7 @@ Points are unit vectors, of shape (n, 3). Arrays in, arrays out: numpy and scipy
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,7 @@ from anemoi_house.geometry import distance_to_km, to_cartesian
 Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
-Zone = Literal["lam", "rim", "poles", "elsewhere"]
-ZONES: tuple[Zone, ...] = get_args(Zone)
+ZONES = ("lam", "rim", "poles", "elsewhere")
 
 POLAR_LATITUDE = 60.0
 """Latitude in degrees beyond which nodes outside the boundary zone count as towards the poles."""
@@ -75,7 +74,7 @@ class DataNodes:
         """Return True for each of `nodes` in the LAM or within `boundary_width_km` of it."""
         return np.isin(self.zone(nodes), ("lam", "rim"))
 
-    def count(self, nodes: Indices) -> dict[Zone, int]:
+    def count(self, nodes: Indices) -> dict[str, int]:
         """Return the number of `nodes` in each zone."""
         zones = self.zone(nodes)
         return {zone: int(np.count_nonzero(zones == zone)) for zone in ZONES}
@@ -132,13 +131,13 @@ def reached_nodes(num_nodes: int, sources: NDArray[np.integer]) -> Mask:
     sources : ndarray of int, shape (edges,)
         Source of each encoder edge.
     """
-    reached = np.zeros(num_nodes, dtype=bool)
-    reached[sources] = True
-    return reached
+    return np.isin(np.arange(num_nodes), sources)
 
 
-class NeighbourSearch:
-    """Search for the data nodes nearest to the hidden nodes, widened only as far as needed.
+def first_pick(
+    points: NDArray[np.floating], mesh: NDArray[np.floating], ceiling: int, *, in_ties: bool = False
+) -> NDArray[np.int32]:
+    """Return the smallest number of neighbours at which some hidden node picks each data node.
 
     Parameters
     ----------
@@ -146,70 +145,56 @@ class NeighbourSearch:
         Data nodes.
     mesh : ndarray, shape (m, 3)
         Hidden nodes.
+    ceiling : int
+        Largest number that is considered.
+    in_ties : bool
+        Whether to count each of several equally far nodes as the first of them.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        From 1 to `ceiling`; `ceiling + 1` for a node that is never picked. With K neighbours, the isolated nodes are
+        those with a value above K.
     """
+    columns = np.arange(1, min(ceiling, len(points)) + 1, dtype=np.int32)
+    distances, indices = cKDTree(points).query(mesh, k=columns, workers=-1)
+    ranks = np.broadcast_to(columns, indices.shape)
+    if in_ties:
+        farther = np.diff(distances, axis=1, prepend=-1) > 1e-9 * distances  # than the node before
+        ranks = np.maximum.accumulate(np.where(farther, ranks, 1), axis=1)
+    first = np.full(len(points), ceiling + 1, dtype=np.int32)
+    np.minimum.at(first, indices.ravel(), ranks.ravel())
+    return first
 
-    def __init__(self, points: NDArray[np.floating], mesh: NDArray[np.floating]) -> None:
-        self._tree = cKDTree(np.asarray(points, dtype=np.float64))
-        self._mesh = np.asarray(mesh, dtype=np.float64)
-        self._num_points = len(points)
-        self._distances = np.empty((len(mesh), 0))
-        self._indices = np.empty((len(mesh), 0), dtype=np.intp)
 
-    def first_pick(self, ceiling: int, *, in_ties: bool = False) -> NDArray[np.int32]:
-        """Return the smallest number of neighbours at which some hidden node picks each data node.
+def smallest_number(
+    nodes: DataNodes, points: NDArray[np.floating], mesh: NDArray[np.floating], floor: int, ceiling: int
+) -> int | None:
+    """Return the smallest number of neighbours, from `floor` to `ceiling`, that isolates no node in the zone.
 
-        Parameters
-        ----------
-        ceiling : int
-            Largest number that is considered.
-        in_ties : bool
-            Whether to count each of several equally far nodes as the first of them.
+    The result is exact, and no graph is built for each candidate: one query gives the number at which each node is
+    first picked. Ties count in favour of the node: a builder that breaks them otherwise may need a larger number, but
+    never a smaller one.
 
-        Returns
-        -------
-        ndarray of int, shape (n,)
-            From 1 to `ceiling`; `ceiling + 1` for a node that is never picked. With K neighbours, the isolated nodes
-            are those with a value above K.
-        """
-        self._widen(ceiling)
-        indices, distances = self._indices[:, :ceiling], self._distances[:, :ceiling]
-        ranks = np.broadcast_to(np.arange(1, indices.shape[1] + 1, dtype=np.int32), indices.shape)
-        if in_ties:
-            farther = np.diff(distances, axis=1, prepend=-1) > 1e-9 * distances  # than the node before
-            ranks = np.maximum.accumulate(np.where(farther, ranks, 1), axis=1)
-        first = np.full(self._num_points, ceiling + 1, dtype=np.int32)
-        np.minimum.at(first, indices.ravel(), ranks.ravel())
-        return first
+    Parameters
+    ----------
+    nodes : DataNodes
+        n data nodes.
+    points, mesh : ndarray, shape (n, 3) and (m, 3)
+        The same nodes as unit vectors, and the hidden nodes.
+    floor, ceiling : int
+        Range of the search.
 
-    def smallest(self, nodes: DataNodes, floor: int, ceiling: int) -> int | None:
-        """Return the smallest number of neighbours, from `floor` to `ceiling`, that isolates no node in the zone.
-
-        The result is exact, and no graph is built for each candidate: one query, widened by doubling, gives the number
-        at which each node is first picked. Ties count in favour of the node: a builder that breaks them otherwise may
-        need a larger number, but never a smaller one.
-
-        Returns
-        -------
-        int or None
-            None if even `ceiling` neighbours miss a node of the boundary zone.
-        """
-        ceiling = min(ceiling, self._num_points)
-        reach = min(max(2 * floor, 16), ceiling)
-        while True:
-            first = self.first_pick(reach, in_ties=True)
-            beyond = np.flatnonzero(first > floor)
-            beyond = beyond[nodes.in_boundary_zone(beyond)]
-            smallest = int(first[beyond].max(initial=floor))
-            if smallest <= reach:
-                return smallest
-            if reach == ceiling:
-                return None
-            reach = min(2 * reach, ceiling)
-
-    def _widen(self, neighbours: int) -> None:
-        neighbours = min(neighbours, self._num_points)
-        if neighbours > self._indices.shape[1]:
-            self._distances, self._indices = self._tree.query(self._mesh, k=range(1, neighbours + 1), workers=-1)
+    Returns
+    -------
+    int or None
+        None if even `ceiling` neighbours miss a node of the boundary zone.
+    """
+    ceiling = min(ceiling, len(points))
+    first = first_pick(points, mesh, ceiling, in_ties=True)
+    beyond = np.flatnonzero(first > floor)
+    smallest = int(first[beyond[nodes.in_boundary_zone(beyond)]].max(initial=floor))
+    return smallest if smallest <= ceiling else None
 
 
 def nearest_hidden(points: NDArray[np.floating], mesh: NDArray[np.floating]) -> Indices:

@@ -19,12 +19,12 @@ from anemoi_house.graphs.coverage import (
     FLOOR,
     SEARCH_LIMIT,
     DataNodes,
-    NeighbourSearch,
     check_range,
     nearest_hidden,
     neighbours_or_auto,
     parse_neighbours,
     reached_nodes,
+    smallest_number,
 )
 from anemoi_house.upstream.errors import CommandError
 from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of
@@ -120,7 +120,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
         With ties, stock KNN may need a larger number than the search finds; hence the loop.
         """
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        smallest = NeighbourSearch(source.cpu().numpy(), target.cpu().numpy()).smallest(data, floor, ceiling)
+        smallest = smallest_number(data, source.cpu().numpy(), target.cpu().numpy(), floor, ceiling)
         for neighbours in range(smallest or ceiling + 1, ceiling + 1):
             self.num_nearest_neighbours = neighbours
             edge_index = super().compute_edge_index(source_nodes, target_nodes)

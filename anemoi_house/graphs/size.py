@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from anemoi_house.graphs.coverage import (
     SEARCH_LIMIT,
     ZONES,
     DataNodes,
-    NeighbourSearch,
+    first_pick,
     neighbours_or_auto,
 )
 from anemoi_house.upstream import keys
@@ -128,14 +128,14 @@ def size_table(
         The smallest sufficient number from here on is added too: what `auto` chooses.
     """
     zones = data.zone(np.arange(len(points)))
-    first = NeighbourSearch(points, mesh).first_pick(max(SEARCH_LIMIT, floor, *numbers))
+    first = first_pick(points, mesh, max(SEARCH_LIMIT, floor, *numbers))
     smallest = int(first[np.isin(zones, ("lam", "rim"))].max(initial=1))
     sufficient = smallest <= min(SEARCH_LIMIT, len(points))
     shown = {*numbers, *((smallest - 1, smallest, max(smallest, floor)) if sufficient else ())}
 
     def row(neighbours: int) -> Row:
         isolated = zones[first > neighbours]
-        by_zone: dict[str, int] = {zone: int(np.count_nonzero(isolated == zone)) for zone in ZONES}
+        by_zone = {zone: int(np.count_nonzero(isolated == zone)) for zone in ZONES}
         return Row(neighbours, neighbours * len(mesh), {"all": len(isolated), **by_zone})
 
     return SizeTable(
@@ -188,20 +188,16 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
     except OmegaConfBaseException as error:
         raise HouseError(f"the config {config_name} cannot be resolved: {error}") from None
     builder = encoder_builder(edges)
-    encoder = _encoder(builder)
-    graph, mask = bare_graph(nodes, dataset)
-    points, mesh = (latlon_rad_to_cartesian(graph[name].x).cpu().numpy() for name in (keys.DATA, keys.HIDDEN))
-    own = () if encoder.neighbours == "auto" else (encoder.neighbours,)
-    if own and own[0] > len(points):
-        raise HouseError(f"num_nearest_neighbours: {encoder.neighbours} is more than the {len(points)} data nodes.")
-    data = data_nodes(graph, float(builder.get("boundary_width_km", ZONE_KM)), keys.DATA, mask)
-    return Size(config_name, encoder, size_table(data, points, mesh, (*NUMBERS, *own), encoder.floor))
-
-
-def _encoder(builder: dict[str, Any]) -> Encoder:
     neighbours = neighbours_or_auto(builder["num_nearest_neighbours"])
     floor = builder.get("floor", FLOOR) if neighbours == "auto" else 1
-    return Encoder(builder["_target_"].rpartition(".")[2], neighbours, floor)
+    encoder = Encoder(builder["_target_"].rpartition(".")[2], neighbours, floor)
+    graph, mask = bare_graph(nodes, dataset)
+    points, mesh = (latlon_rad_to_cartesian(graph[name].x).cpu().numpy() for name in (keys.DATA, keys.HIDDEN))
+    own = () if neighbours == "auto" else (neighbours,)
+    if max(own, default=0) > len(points):
+        raise HouseError(f"num_nearest_neighbours: {neighbours} is more than the {len(points)} data nodes.")
+    data = data_nodes(graph, float(builder.get("boundary_width_km", ZONE_KM)), keys.DATA, mask)
+    return Size(config_name, encoder, size_table(data, points, mesh, (*NUMBERS, *own), floor))
 
 
 def as_text(size: Size) -> str:

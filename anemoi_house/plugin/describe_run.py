@@ -51,24 +51,22 @@ class DescribeRun(pl.Callback):
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record everything that can be found out."""
-        logger = trainer.logger
+        logger: Any = trainer.logger
         tracked = getattr(logger, "logger_name", None) == "mlflow"
         try:
             if tracked:
-                self._describe(trainer, pl_module)
+                params = {**_of_graph(pl_module), **_of_training(trainer, pl_module), **_of_data(pl_module)}
+                logger.experiment.log_batch(
+                    logger.run_id,
+                    params=[Param(key, str(value)) for key, value in params.items()],
+                    tags=[RunTag(key, value) for key, value in _tags(trainer, self.start).items()],
+                )
             # The picture belongs to the graph, so it is drawn without a tracker too.
             if self.picture and (picture := _picture(pl_module)) and tracked:
-                _record(picture, logger)
+                with tempfile.TemporaryDirectory() as folder:
+                    logger.experiment.log_artifact(logger.run_id, shutil.copy(picture, Path(folder) / "graph.png"))
         except Exception as failure:  # a description must not end a training
             LOGGER.warning("The description of the run is incomplete: %s", failure)
-
-    def _describe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        params = {**_of_graph(pl_module), **_of_training(trainer, pl_module), **_of_data(pl_module)}
-        trainer.logger.experiment.log_batch(  # type: ignore[union-attr]
-            trainer.logger.run_id,  # type: ignore[union-attr]
-            params=[Param(key, str(value)) for key, value in params.items()],
-            tags=[RunTag(key, str(value)) for key, value in _tags(trainer, self.start).items()],
-        )
 
 
 def _picture(pl_module: Any) -> Path | None:
@@ -84,11 +82,6 @@ def _picture(pl_module: Any) -> Path | None:
 
         plot_graph(graph, picture)
     return picture
-
-
-def _record(picture: Path, logger: Any) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        logger.experiment.log_artifact(logger.run_id, shutil.copy(picture, Path(folder) / "graph.png"))
 
 
 def _of_graph(pl_module: Any) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
+from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
 from anemoi.graphs.schemas.normalise import ImplementedNormalisationSchema
-from anemoi.training.schemas.diagnostics import MlflowSchema
+from anemoi.training.schemas.base_schema import BaseSchema
+from anemoi.training.schemas.diagnostics import DiagnosticsSchema, LoggingSchema, MlflowSchema
+from anemoi.training.schemas.training import SingleTrainingSchema
 from anemoi.utils.schemas import BaseModel
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
@@ -139,9 +142,7 @@ class AreaReweightedScalerSchema(HouseModel):
 class SpooledMLflowLoggerSchema(HouseModel, MlflowSchema):
     """Settings of `anemoi_house.tracking.logger.SpooledMLflowLogger`, in addition to those of the stock logger."""
 
-    target_: Literal["anemoi_house.tracking.logger.SpooledMLflowLogger"] = Field(  # type: ignore[assignment]
-        ..., alias="_target_"
-    )
+    target_: Literal["anemoi_house.tracking.logger.SpooledMLflowLogger"] = Field(..., alias="_target_")  # type: ignore[assignment]
     params: list[str] = Field(default_factory=list)
     "Settings to log as parameters: dotted keys, branches or shell patterns."
     finish_wait_s: float = Field(default=8, ge=0, le=600)
@@ -158,9 +159,7 @@ class SpooledMLflowLoggerSchema(HouseModel, MlflowSchema):
 class AzureMLflowLoggerSchema(SpooledMLflowLoggerSchema):
     """Settings of `anemoi_house.tracking.logger.AzureMLflowLogger`."""
 
-    target_: Literal["anemoi_house.tracking.logger.AzureMLflowLogger"] = Field(  # type: ignore[assignment]
-        ..., alias="_target_"
-    )
+    target_: Literal["anemoi_house.tracking.logger.AzureMLflowLogger"] = Field(..., alias="_target_")  # type: ignore[assignment]
     aml_subscription_id: str | None = None
     "Subscription of the workspace."
     aml_resource_group: str | None = None
@@ -174,10 +173,6 @@ class AzureMLflowLoggerSchema(SpooledMLflowLoggerSchema):
 @cache
 def register() -> None:
     """Make anemoi-training's validation accept our classes, once per process."""
-    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
-    from anemoi.training.schemas.diagnostics import LoggingSchema
-    from anemoi.training.schemas.training import SingleTrainingSchema
-
     accept(
         (NodeSchema, "attributes", BoundaryRingSchema),
         (EdgeSchema, "edge_builders", BoundaryAwareKNNEdgesSchema, CoveringKNNEdgesSchema),
@@ -196,22 +191,12 @@ def accept(*additions: tuple[Any, ...]) -> None:
         A model of anemoi's, the name of its field that is a closed union, and the schemas to add to the union. A
         subclass has its own fields: name the model that is used, `SingleTrainingSchema` rather than its base.
     """
-    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
-    from anemoi.training.schemas.base_schema import BaseSchema
-    from anemoi.training.schemas.diagnostics import DiagnosticsSchema, LoggingSchema
-    from anemoi.training.schemas.training import SingleTrainingSchema
-
-    models = [model for model, *_ in additions]
     for model, field, *members in additions:
         info = model.model_fields[field]
-        if info.discriminator:  # if the union is the whole field, pydantic stores its discriminator separately
-            info.annotation = Union[(*get_args(info.annotation), *members)]
-        else:
-            info.annotation = widened(info.annotation, tuple(members))
+        info.annotation = widened(info.annotation, tuple(members))
     # Inner models first: a model copies the core schemas of its members when it is built.
-    inner = (NodeSchema, EdgeSchema, BaseGraphSchema, SingleTrainingSchema, LoggingSchema)
-    outer = (DiagnosticsSchema, BaseSchema)
-    for model in (*(model for model in models if model not in outer), *inner, *outer):
+    stock = (NodeSchema, EdgeSchema, BaseGraphSchema, SingleTrainingSchema, LoggingSchema, DiagnosticsSchema)
+    for model in (*(model for model, *_ in additions), *stock, BaseSchema):
         model.model_rebuild(force=True)
 
 
