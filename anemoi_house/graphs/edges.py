@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -13,7 +11,6 @@ from anemoi.graphs.edges import KNNEdges
 from torch_geometric.data.storage import NodeStorage
 
 from anemoi_house.boundary.widths import ZONE_KM
-from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     CEILING,
     FLOOR,
@@ -26,7 +23,7 @@ from anemoi_house.graphs.coverage import (
     reached_nodes,
     smallest_number,
 )
-from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.errors import CommandError, mistakes_as
 from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of
 
 LOGGER = logging.getLogger(__name__)
@@ -71,7 +68,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
         source_mask_attr_name: str | None = None,
         target_mask_attr_name: str | None = None,
     ) -> None:
-        with _as_command_error():
+        with mistakes_as(CommandError):
             neighbours = neighbours_or_auto(num_nearest_neighbours)
             check_range(floor, ceiling)
         self.automatic = neighbours == "auto"
@@ -190,7 +187,7 @@ class CoveringKNNEdges(KNNEdges):
         source_mask_attr_name: str | None = None,
         target_mask_attr_name: str | None = None,
     ) -> None:
-        with _as_command_error():
+        with mistakes_as(CommandError):
             neighbours = parse_neighbours(num_nearest_neighbours)
         super().__init__(source_name, target_name, neighbours, source_mask_attr_name, target_mask_attr_name)
 
@@ -248,11 +245,3 @@ def isolated_nodes(builder: KNNEdges, edge_index: torch.Tensor, source_nodes: No
 def unmasked(nodes: NodeStorage, mask_attr_name: str | None) -> np.ndarray:
     """Return the indices of the nodes that a builder with this mask uses."""
     return np.arange(len(nodes.x)) if mask_attr_name is None else np.flatnonzero(mask_of(nodes, mask_attr_name))
-
-
-@contextmanager
-def _as_command_error() -> Iterator[None]:
-    try:
-        yield
-    except HouseError as mistake:
-        raise CommandError(str(mistake)) from None

@@ -22,11 +22,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 
 from anemoi_house.boundary.regions import REGIONS
 from anemoi_house.boundary.widths import INNER_KM, OUTER_KM, ZONE_KM
-from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import CEILING, FLOOR, check_range, neighbours_or_auto, parse_neighbours
 from anemoi_house.tracking.servers.azure_sign_in import IDENTITIES
 from anemoi_house.tracking.servers.connect import check_uri
-from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.errors import CommandError, mistakes_as
 from anemoi_house.upstream.graph import LAM_MASK
 from anemoi_house.upstream.keys import DATA, HIDDEN
 
@@ -61,7 +60,8 @@ class NearestNeighboursModel(HouseModel):
     @field_validator("num_nearest_neighbours")
     @classmethod
     def _neighbours(cls, value: Any) -> Any:
-        return _as_value_error(cls.parse, value)
+        with mistakes_as(ValueError):
+            return cls.parse(value)
 
 
 class BoundaryAwareKNNEdgesSchema(NearestNeighboursModel):
@@ -81,7 +81,8 @@ class BoundaryAwareKNNEdgesSchema(NearestNeighboursModel):
 
     @model_validator(mode="after")
     def _range(self) -> Self:
-        _as_value_error(check_range, self.floor, self.ceiling)
+        with mistakes_as(ValueError):
+            check_range(self.floor, self.ceiling)
         return self
 
 
@@ -152,7 +153,8 @@ class SpooledMLflowLoggerSchema(HouseModel, MlflowSchema):
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         if value:
-            _as_value_error(check_uri, value)
+            with mistakes_as(ValueError):
+                check_uri(value)
         return value or None
 
 
@@ -218,14 +220,6 @@ def widened(annotation: Any, members: tuple[type, ...]) -> Any:
 def targets(model: type[BaseModel]) -> tuple[str, ...]:
     """Return the values of `_target_` that a schema is for."""
     return get_args(model.model_fields["target_"].annotation)
-
-
-def _as_value_error(check: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run one of our checks inside pydantic, which only collects ValueErrors."""
-    try:
-        return check(*args, **kwargs)
-    except HouseError as mistake:
-        raise ValueError(str(mistake)) from None
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:
