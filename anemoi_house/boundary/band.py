@@ -310,11 +310,10 @@ def _flat(points: Floats, at: Floats, first: Floats, second: Floats) -> Floats:
 def _weights(site: _Site) -> Floats:
     """Return shares of noise inside and outside in the step at the border, over those in the steps on either side."""
     within = np.arange(len(site.nodes)) < sum(site.sizes[:2])
-    both = []
-    for steps in (site.values[3:] - site.values[:3], np.diff(site.slopes, axis=0)):
-        inside, border, outside = steps**2
-        both.append([border[within].sum() / inside.sum(), border[~within].sum() / outside.sum()])
-    return np.array(both)
+    steps = np.stack([site.values[3:] - site.values[:3], np.diff(site.slopes, axis=0)], axis=1)
+    inside, border, outside = steps**2  # each of jumps and kinks, by node
+    shares = border[:, within].sum(axis=1) / inside.sum(axis=1), border[:, ~within].sum(axis=1) / outside.sum(axis=1)
+    return np.stack(shares, axis=1)
 
 
 def _site(point: Floats, cell: float, in_lam: Bools, areas: Floats, tree: cKDTree, border: cKDTree) -> _Site | None:

@@ -17,7 +17,8 @@ def add(commands: Commands) -> None:
     add_config_name(parser)
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--gpus-per-node", metavar="N", help="4 or a100:4; one task for each GPU")
-    parser.add_argument("--ntasks-per-node", type=int, metavar="N", help="ranks on CPUs, without GPUs (default: 1)")
+    text = "ranks on CPUs, without GPUs (default: 1)"
+    parser.add_argument("--ntasks-per-node", dest="tasks_per_node", type=int, metavar="N", help=text)
     parser.add_argument("--gpus-per-model", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--cpus-per-task", type=int, metavar="N")
     parser.add_argument("--time", required=True, help="time limit of an attempt, such as 12:00:00")
@@ -42,8 +43,7 @@ def add(commands: Commands) -> None:
 def _sbatch(arguments: argparse.Namespace) -> None:
     from anemoi_house.runs.batch import Job, job_script
 
-    renamed = {"ntasks_per_node": "tasks_per_node"}
-    options = {renamed.get(key, key): value for key, value in vars(arguments).items() if key not in ("run", "command")}
+    options = {key: value for key, value in vars(arguments).items() if key not in ("run", "command")}
     print(job_script(Job(**options)), end="")
 
 

@@ -11,18 +11,7 @@ from anemoi.graphs.edges import KNNEdges
 from torch_geometric.data.storage import NodeStorage
 
 from anemoi_house.boundary.widths import ZONE_KM
-from anemoi_house.graphs.coverage import (
-    CEILING,
-    FLOOR,
-    SEARCH_LIMIT,
-    DataNodes,
-    check_range,
-    nearest_hidden,
-    neighbours_or_auto,
-    parse_neighbours,
-    reached_nodes,
-    smallest_number,
-)
+from anemoi_house.graphs import coverage
 from anemoi_house.upstream.errors import CommandError, mistakes_as
 from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of
 
@@ -63,22 +52,17 @@ class BoundaryAwareKNNEdges(KNNEdges):
         num_nearest_neighbours: int | Literal["auto"],
         boundary_width_km: float = ZONE_KM,
         lam_mask_attr_name: str = LAM_MASK,
-        floor: int = FLOOR,
-        ceiling: int = CEILING,
+        floor: int = coverage.FLOOR,
+        ceiling: int = coverage.CEILING,
         source_mask_attr_name: str | None = None,
         target_mask_attr_name: str | None = None,
     ) -> None:
         with mistakes_as(CommandError):
-            neighbours = neighbours_or_auto(num_nearest_neighbours)
-            check_range(floor, ceiling)
+            neighbours = coverage.neighbours_or_auto(num_nearest_neighbours)
+            coverage.check_range(floor, ceiling)
         self.automatic = neighbours == "auto"
-        super().__init__(
-            source_name,
-            target_name,
-            floor if neighbours == "auto" else neighbours,
-            source_mask_attr_name,
-            target_mask_attr_name,
-        )
+        first = floor if neighbours == "auto" else neighbours
+        super().__init__(source_name, target_name, first, source_mask_attr_name, target_mask_attr_name)
         self.boundary_width_km = boundary_width_km
         self.lam_mask_attr_name = lam_mask_attr_name
         self.floor = floor
@@ -110,14 +94,14 @@ class BoundaryAwareKNNEdges(KNNEdges):
         return found
 
     def _smallest_graph(
-        self, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes, floor: int, ceiling: int
+        self, source_nodes: NodeStorage, target_nodes: NodeStorage, data: coverage.DataNodes, floor: int, ceiling: int
     ) -> torch.Tensor | None:
         """Return the edges of stock KNN with the smallest sufficient number, and make it the builder's number.
 
         With ties, stock KNN may need a larger number than the search finds; hence the loop.
         """
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        smallest = smallest_number(data, source.cpu().numpy(), target.cpu().numpy(), floor, ceiling)
+        smallest = coverage.smallest_number(data, source.cpu().numpy(), target.cpu().numpy(), floor, ceiling)
         for neighbours in range(smallest or ceiling + 1, ceiling + 1):
             self.num_nearest_neighbours = neighbours
             edge_index = super().compute_edge_index(source_nodes, target_nodes)
@@ -125,7 +109,7 @@ class BoundaryAwareKNNEdges(KNNEdges):
                 return edge_index
         return None
 
-    def _data_nodes(self, nodes: NodeStorage) -> DataNodes:
+    def _data_nodes(self, nodes: NodeStorage) -> coverage.DataNodes:
         if self.lam_mask_attr_name not in nodes:
             raise CommandError(
                 f"lam_mask_attr_name: the nodes '{self.source_name}' have no attribute '{self.lam_mask_attr_name}' "
@@ -135,23 +119,23 @@ class BoundaryAwareKNNEdges(KNNEdges):
         used = unmasked(nodes, self.source_mask_attr_name)
         latitudes, longitudes = coordinates_of(nodes)
         in_lam = mask_of(nodes, self.lam_mask_attr_name)
-        return DataNodes(latitudes[used], longitudes[used], in_lam[used], self.boundary_width_km)
+        return coverage.DataNodes(latitudes[used], longitudes[used], in_lam[used], self.boundary_width_km)
 
-    def _missed(self, edge_index: torch.Tensor, source_nodes: NodeStorage, data: DataNodes) -> bool:
+    def _missed(self, edge_index: torch.Tensor, source_nodes: NodeStorage, data: coverage.DataNodes) -> bool:
         """Return True if a node of the boundary zone has no edge."""
         return bool(data.in_boundary_zone(isolated_nodes(self, edge_index, source_nodes)).any())
 
     def _missed_message(
-        self, edge_index: torch.Tensor, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes
+        self, edge_index: torch.Tensor, source_nodes: NodeStorage, target_nodes: NodeStorage, data: coverage.DataNodes
     ) -> str:
         count = data.count(isolated_nodes(self, edge_index, source_nodes))
         asked = self.num_nearest_neighbours
-        found = self._smallest_graph(source_nodes, target_nodes, data, asked + 1, SEARCH_LIMIT)
+        found = self._smallest_graph(source_nodes, target_nodes, data, asked + 1, coverage.SEARCH_LIMIT)
         smallest, self.num_nearest_neighbours = self.num_nearest_neighbours, asked
         way_out = (
             f"The smallest sufficient number is {smallest}: set it, or `auto`, which finds it"
             if found is not None
-            else f"No number up to {SEARCH_LIMIT} is sufficient: refine the hidden mesh"
+            else f"No number up to {coverage.SEARCH_LIMIT} is sufficient: refine the hidden mesh"
         )
         return (
             f"num_nearest_neighbours: {asked} leaves {count['lam'] + count['rim']} data nodes "
@@ -188,7 +172,7 @@ class CoveringKNNEdges(KNNEdges):
         target_mask_attr_name: str | None = None,
     ) -> None:
         with mistakes_as(CommandError):
-            neighbours = parse_neighbours(num_nearest_neighbours)
+            neighbours = coverage.parse_neighbours(num_nearest_neighbours)
         super().__init__(source_name, target_name, neighbours, source_mask_attr_name, target_mask_attr_name)
 
     def compute_edge_index(self, source_nodes: NodeStorage, target_nodes: NodeStorage) -> torch.Tensor:
@@ -203,7 +187,7 @@ class CoveringKNNEdges(KNNEdges):
         used = unmasked(source_nodes, self.source_mask_attr_name)
         isolated = isolated_nodes(self, edge_index, source_nodes)
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        hosts = nearest_hidden(source.cpu().numpy()[isolated], target.cpu().numpy())
+        hosts = coverage.nearest_hidden(source.cpu().numpy()[isolated], target.cpu().numpy())
         hosts = unmasked(target_nodes, self.target_mask_attr_name)[hosts]
         LOGGER.info(
             "Covering: %d data nodes that no hidden node picks get an edge to the nearest one (%d edges by KNN).",
@@ -238,7 +222,7 @@ def check_nodes(builder: KNNEdges, source_nodes: NodeStorage, target_nodes: Node
 
 def isolated_nodes(builder: KNNEdges, edge_index: torch.Tensor, source_nodes: NodeStorage) -> np.ndarray:
     """Return the isolated source nodes, as indices into the unmasked ones."""
-    reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
+    reached = coverage.reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
     return np.flatnonzero(~reached[unmasked(source_nodes, builder.source_mask_attr_name)])
 
 

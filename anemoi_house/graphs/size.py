@@ -17,15 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError, first_line
-from anemoi_house.graphs.coverage import (
-    FLOOR,
-    POLAR_LATITUDE,
-    SEARCH_LIMIT,
-    ZONES,
-    DataNodes,
-    first_pick,
-    neighbours_or_auto,
-)
+from anemoi_house.graphs import coverage
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed
 from anemoi_house.upstream.errors import ResolverError
@@ -104,7 +96,7 @@ class SizeTable:
 
 
 def size_table(
-    data: DataNodes,
+    data: coverage.DataNodes,
     points: NDArray[np.floating],
     mesh: NDArray[np.floating],
     numbers: Iterable[int] = NUMBERS,
@@ -116,7 +108,7 @@ def size_table(
 
     Parameters
     ----------
-    data : DataNodes
+    data : coverage.DataNodes
         n data nodes.
     points : ndarray, shape (n, 3)
         The same nodes as unit vectors, in the precision that the graph's builder uses.
@@ -128,14 +120,14 @@ def size_table(
         The smallest sufficient number from here on is added too: what `auto` chooses.
     """
     zones = data.zone(np.arange(len(points)))
-    first = first_pick(points, mesh, max(SEARCH_LIMIT, floor, *numbers))
+    first = coverage.first_pick(points, mesh, max(coverage.SEARCH_LIMIT, floor, *numbers))
     smallest = int(first[np.isin(zones, ("lam", "rim"))].max(initial=1))
-    sufficient = smallest <= min(SEARCH_LIMIT, len(points))
+    sufficient = smallest <= min(coverage.SEARCH_LIMIT, len(points))
     shown = {*numbers, *((smallest - 1, smallest, max(smallest, floor)) if sufficient else ())}
 
     def row(neighbours: int) -> Row:
         isolated = zones[first > neighbours]
-        by_zone = {zone: int(np.count_nonzero(isolated == zone)) for zone in ZONES}
+        by_zone = {zone: int(np.count_nonzero(isolated == zone)) for zone in coverage.ZONES}
         return Row(neighbours, neighbours * len(mesh), {"all": len(isolated), **by_zone})
 
     return SizeTable(
@@ -188,8 +180,8 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
     except OmegaConfBaseException as error:
         raise HouseError(f"the config {config_name} cannot be resolved: {error}") from None
     builder = encoder_builder(edges)
-    neighbours = neighbours_or_auto(builder["num_nearest_neighbours"])
-    floor = builder.get("floor", FLOOR) if neighbours == "auto" else 1
+    neighbours = coverage.neighbours_or_auto(builder["num_nearest_neighbours"])
+    floor = builder.get("floor", coverage.FLOOR) if neighbours == "auto" else 1
     encoder = Encoder(builder["_target_"].rpartition(".")[2], neighbours, floor)
     graph, mask = bare_graph(nodes, dataset)
     points, mesh = (latlon_rad_to_cartesian(graph[name].x).cpu().numpy() for name in (keys.DATA, keys.HIDDEN))
@@ -230,15 +222,14 @@ def _notes(size: Size, row: Row | None) -> list[str]:
         effect = f"adds an edge for each of the {row.isolated['all']:,} isolated ones"
     else:
         effect = f"{row.isolated['lam'] + row.isolated['rim']:,} isolated {where}"
-    smallest = (
-        f"none up to {SEARCH_LIMIT} is sufficient: refine the hidden mesh, or use\n          graph=house_covering"
-        if table.smallest is None
-        else f"{table.smallest}: with fewer, a data node {where} is isolated"
-    )
+    smallest = f"{table.smallest}: with fewer, a data node {where} is isolated"
+    if table.smallest is None:
+        advice = f"refine the hidden mesh, or use\n{'':10}graph=house_covering"
+        smallest = f"none up to {coverage.SEARCH_LIMIT} is sufficient: {advice}"
     return [
         f"set       {encoder.neighbours} by this config, {encoder.builder}:",
         f"          {effect}",
         f"smallest  {smallest}",
         f"rim       outside the LAM, within {table.boundary_width_km:g} km of it",
-        f"poles     farther from the LAM, poleward of {POLAR_LATITUDE:g} degrees",
+        f"poles     farther from the LAM, poleward of {coverage.POLAR_LATITUDE:g} degrees",
     ]

@@ -66,9 +66,8 @@ def loss_of(
     chosen, configs = keys.get(config, keys.LOSS), keys.get(config, keys.SCALERS)
     named = chosen.get("scalers", ())
     scalers = tuple(configs) if "*" in named else tuple(named)
-    indices: Any = IndexCollection(
-        keys.get(config, keys.VARIABLES), {variable: index for index, variable in enumerate(variables)}
-    )
+    positions = {variable: index for index, variable in enumerate(variables)}
+    indices: Any = IndexCollection(keys.get(config, keys.VARIABLES), positions)
     extractor = ExtractVariableGroupAndLevel(keys.get(config, keys.VARIABLE_GROUPS), metadata)
     outputs = indices.model.output.name_to_index
     factors = np.ones(max(outputs.values()) + 1)
