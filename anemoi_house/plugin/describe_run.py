@@ -107,15 +107,12 @@ def _of_data(pl_module: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with suppress(Exception):  # the dataloader of another config
         config = pl_module.config
-        found |= {f"data.{name}": _absolute(path) for name, path in keys.get(config, keys.DATASETS).items()}
+        paths = keys.get(config, keys.DATASETS).items()
+        found |= {f"data.{name}": str(Path(path).absolute()) if Path(path).exists() else path for name, path in paths}
         for stage in (keys.TRAINING, keys.VALIDATION):
             dates = keys.get(config, keys.dates_of(stage))
             found |= {f"data.{stage.rpartition('.')[2]}.{end}": dates[end] for end in ("start", "end")}
     return found
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute()) if Path(path).exists() else path
 
 
 def _tags(trainer: pl.Trainer, start: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anemoi_house.errors import HouseError
 from anemoi_house.upstream import keys
@@ -70,8 +70,7 @@ def graph_dataset(config: DictConfig) -> dict[str, Any]:
     datasets = get_multiple_datasets_config(keys.get(config, keys.TRAINING))
     if list(datasets) != [DATA]:
         raise HouseError(f"{keys.TRAINING}.datasets: must be the one dataset '{DATA}', not {', '.join(datasets)}.")
-    reader: Any = OmegaConf.to_container(datasets, resolve=True)
-    reader = reader[DATA]["dataset_config"]
+    reader = keys.plain(datasets, f"{DATA}.dataset_config")
     if not isinstance(reader, dict):
         return {"dataset": reader}
     left_out = set(DatasetConfigSchema.model_fields) - {"dataset"}
