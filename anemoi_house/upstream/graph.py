@@ -67,7 +67,7 @@ def graph_dataset(config: DictConfig) -> dict[str, Any]:
     from anemoi.models.utils.config import get_multiple_datasets_config
     from anemoi.training.schemas.dataloader import DatasetConfigSchema
 
-    datasets = get_multiple_datasets_config(keys.get(config, keys.TRAINING))
+    datasets: Any = get_multiple_datasets_config(keys.get(config, keys.TRAINING))
     if list(datasets) != [DATA]:
         raise HouseError(f"{keys.TRAINING}.datasets: must be the one dataset '{DATA}', not {', '.join(datasets)}.")
     reader = keys.plain(datasets, f"{DATA}.dataset_config")
