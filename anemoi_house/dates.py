@@ -90,13 +90,11 @@ def parse_hours(text: str, key: str = "--lead-time") -> int:
         If the text is not a duration, has no unit, or is 0.
     """
     found = _DURATION.fullmatch(text.strip())
-    if not found:
-        raise HouseError(f"{key}: '{text}' is not a duration. Give hours or days, such as 24h or 3d.")
+    if not found or int(found[1]) == 0:
+        raise HouseError(f"{key}: '{text}' is not a duration of more than 0. Give hours or days, such as 24h or 3d.")
     number, unit = found.groups()
     if not unit:
-        raise HouseError(f"{key}: '{text}' has no unit. Is it {text.strip()}h or {text.strip()}d?")
-    if int(number) == 0:
-        raise HouseError(f"{key}: '{text}' must be more than 0. Give hours or days, such as 24h or 3d.")
+        raise HouseError(f"{key}: '{text}' has no unit. Is it {number}h or {number}d?")
     return int(number) * _HOURS[unit]
 
 

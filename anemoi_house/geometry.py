@@ -5,7 +5,7 @@ Arrays in, arrays out: numpy and scipy alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,10 +75,7 @@ def distance_to_km(points: Floats, others: Floats, within_km: float = np.inf) ->
     """
     bound = chord(within_km) if np.isfinite(within_km) else np.inf
     chords, _ = cKDTree(others).query(points, distance_upper_bound=np.nextafter(bound, np.inf), workers=-1)
-    near = np.isfinite(chords)
-    distances = np.full(len(chords), np.inf)
-    distances[near] = great_circle_km(chords[near])
-    return distances
+    return np.where(np.isfinite(chords), great_circle_km(chords), np.inf)
 
 
 def border_of(points: Floats, inside: Bools) -> Bools:
@@ -192,30 +189,24 @@ class LambertGrid:
 
     def latlon(self) -> tuple[Floats, Floats]:
         """Return latitudes and longitudes (0 to 360) of all points, in degrees, each of shape (ny, nx)."""
-        n, scale = self._cone
         x0, y0 = self.project(self.first_latitude, self.first_longitude)
         x = x0 + self.spacing_km * np.arange(self.nx)[None, :]
-        y = y0 + self.spacing_km * np.arange(self.ny)[:, None]
-        rho = np.hypot(x, y)
-        lat = 2 * np.arctan((scale / rho) ** (1 / n)) - np.pi / 2
+        return self._unproject(x, y0 + self.spacing_km * np.arange(self.ny)[:, None])
+
+    def _unproject(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Return latitudes and longitudes (0 to 360) of plane coordinates: the inverse of `project`."""
+        n, scale = self._cone
+        lat = 2 * np.arctan((scale / np.hypot(x, y)) ** (1 / n)) - np.pi / 2
         lon = self.meridian + np.rad2deg(np.arctan2(x, -y)) / n
         return np.rad2deg(lat), lon % 360
 
     def coarsened(self, cells: int) -> LambertGrid:
         """Return the grid of the centres of `cells` x `cells` blocks; incomplete blocks at the high end are dropped."""
+        x0, y0 = self.project(self.first_latitude, self.first_longitude)
+        shift_km = self.spacing_km * (cells - 1) / 2
+        lat, lon = (float(part) for part in self._unproject(x0 + shift_km, y0 + shift_km))
         nx, ny = self.nx // cells, self.ny // cells
-        first = (cells - 1) / 2
-        shifted = replace(self, nx=2, ny=2, spacing_km=self.spacing_km * first) if first else self
-        lat, lon = shifted.latlon()
-        corner = (1, 1) if first else (0, 0)
-        return replace(
-            self,
-            nx=nx,
-            ny=ny,
-            spacing_km=self.spacing_km * cells,
-            first_latitude=float(lat[corner]),
-            first_longitude=float(lon[corner]),
-        )
+        return LambertGrid(nx, ny, self.spacing_km * cells, lat, lon, self.parallel, self.meridian)
 
 
 HRRR_3KM = LambertGrid(

@@ -150,7 +150,7 @@ class Band:
         cell = outer_spacing_km(points, in_lam, areas, border) if cell_km is None else float(cell_km)
         candidates = _spread(_ordered(border, points[in_lam]), cell)
         tree, border_tree = cKDTree(points), cKDTree(border)
-        found = [_site(point, cell, points, in_lam, areas, tree, border, border_tree) for point in candidates]
+        found = [_site(point, cell, in_lam, areas, tree, border_tree) for point in candidates]
         sites = [site for site in found if site is not None]
         if len(sites) < MINIMUM_SITES:
             given = "the spacing of the outer grid" if cell_km is None else "as given"
@@ -181,6 +181,7 @@ class Band:
         steps = np.stack([site.steps for site in sites])
         jumps, kinks = np.einsum("kps,skpr->ksr", weights, steps[:, :, ::2])
         deep, inner, outer, far = np.stack([site.roughness for site in sites], axis=1)
+        ripples = [(inner + outer) / (deep + far), inner / deep, outer / far]
         of_sites, of_boxes = sizes.sum(axis=1), sizes.ravel()
         points = np.stack([site.point for site in sites])
         blocks = np.clip(len(sites) // SITES_PER_BLOCK, 2, MOST_BLOCKS)
@@ -194,15 +195,7 @@ class Band:
             number_of_nodes=number_of_nodes,
             weights=weights,
             smoothness=jumps.mean(axis=0) / kinks.mean(axis=0),
-            ratios=np.stack(
-                [
-                    steps[:, 0, 1] / jumps,
-                    steps[:, 1, 1] / kinks,
-                    (inner + outer) / (deep + far),
-                    inner / deep,
-                    outer / far,
-                ]
-            ).swapaxes(1, 2),
+            ratios=np.stack([steps[:, 0, 1] / jumps, steps[:, 1, 1] / kinks, *ripples]).swapaxes(1, 2),
             _values=rows([site.values for site in sites], of_sites),
             _slopes=rows([site.slopes for site in sites], of_sites),
             _planes=rows([site.planes for site in sites], of_boxes),
@@ -317,26 +310,17 @@ def _flat(points: Floats, at: Floats, first: Floats, second: Floats) -> Floats:
 def _weights(site: _Site) -> Floats:
     """Return shares of noise inside and outside in the step at the border, over those in the steps on either side."""
     within = np.arange(len(site.nodes)) < sum(site.sizes[:2])
-    both = []
-    for steps in (site.values[3:] - site.values[:3], np.diff(site.slopes, axis=0)):
-        inside, border, outside = steps**2
-        both.append([border[within].sum() / inside.sum(), border[~within].sum() / outside.sum()])
-    return np.array(both)
+    steps = np.stack([site.values[3:] - site.values[:3], np.diff(site.slopes, axis=0)], axis=1)
+    inside, border, outside = steps**2  # each of jumps and kinks, by node
+    shares = border[:, within].sum(axis=1) / inside.sum(axis=1), border[:, ~within].sum(axis=1) / outside.sum(axis=1)
+    return np.stack(shares, axis=1)
 
 
-def _site(
-    point: Floats,
-    cell: float,
-    points: Floats,
-    in_lam: Bools,
-    areas: Floats,
-    tree: cKDTree,
-    border: Floats,
-    border_tree: cKDTree,
-) -> _Site | None:
+def _site(point: Floats, cell: float, in_lam: Bools, areas: Floats, tree: cKDTree, border: cKDTree) -> _Site | None:
     """Return boxes and estimates at a point of the border; None if the border bends there or a box does not fit."""
     first, second = _tangents(point)
-    rim = _flat(border[border_tree.query_ball_point(point, chord(WIDTH / 2 * cell))], point, first, second) / cell
+    along_rim = border.data[border.query_ball_point(point, chord(WIDTH / 2 * cell))]
+    rim = _flat(along_rim, point, first, second) / cell
     if len(rim) < 3:
         return None
     offset = rim - rim.mean(axis=0)
@@ -346,7 +330,7 @@ def _site(
         return None
 
     near = np.array(tree.query_ball_point(point, chord(np.hypot(2 * DEPTH, WIDTH / 2) * cell)))
-    flat = _flat(points[near], point, first, second) / cell
+    flat = _flat(tree.data[near], point, first, second) / cell
     inside = in_lam[near]
     across, aside = flat @ outward, flat @ along
     close = np.abs(across) < DEPTH
@@ -356,10 +340,8 @@ def _site(
     # Where the border bends within a box, the side of a node decides.
     spans = [across <= -DEPTH, across > -DEPTH, across <= DEPTH, across > DEPTH]
     members = [np.flatnonzero(reached & (inside == (box < 2)) & span) for box, span in enumerate(spans)]
-    if any(
-        len(box) < _FEWEST_NODES or areas[near[box]].sum() < _SMALLEST_SHARE * DEPTH * WIDTH * cell**2
-        for box in members
-    ):
+    smallest_area = _SMALLEST_SHARE * DEPTH * WIDTH * cell**2
+    if any(len(box) < _FEWEST_NODES or areas[near[box]].sum() < smallest_area for box in members):
         return None
     return _estimates(point, near, members, across, aside, cell)
 
@@ -385,18 +367,16 @@ def _estimates(
     # comes from the slopes of two boxes on the same side, so that neither a jump nor a kink at the border enters it.
     parabola = x**2 / 2
     curvature = [(slope[b] - slope[a]) / ((slope[b] - slope[a]) @ parabola) for a, b in ((0, 1), (2, 3))]
-    at_places = [curvature[0], (curvature[0] + curvature[1]) / 2, curvature[1]]
-    values = []
-    for first_box in (0, 1):  # all `before`, then all `after`
-        for place, (where, curve) in enumerate(zip((-DEPTH, 0.0, DEPTH), at_places)):
-            box = place + first_box
-            value = level[box] + where * slope[box]
-            values.append(value - (value @ ((x - where) ** 2 / 2)) * curve)
-    steps = np.stack(values[3:]) - np.stack(values[:3])
+    at_places = np.stack([curvature[0], (curvature[0] + curvature[1]) / 2, curvature[1]])
+    where = np.array([[-DEPTH], [0.0], [DEPTH]])
+    planes_at = np.stack([level[:3] + where * slope[:3], level[1:] + where * slope[1:]])  # before and after
+    curved = (planes_at * (x - where) ** 2 / 2).sum(axis=-1, keepdims=True) * at_places
+    values = (planes_at - curved).reshape(6, -1)
+    steps = values[3:] - values[:3]
     if (steps**2).sum(axis=1).max() > _LARGEST_GAIN:
         return None
     squares = _reference_squares(steps, np.diff(slope, axis=0), planes, sizes, x, y)
-    return _Site(point, near[order], sizes, np.stack(values), slope / cell, planes, *squares)
+    return _Site(point, near[order], sizes, values, slope / cell, planes, *squares)
 
 
 def _reference_squares(
@@ -406,11 +386,8 @@ def _reference_squares(
     angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     along = x[:, None] * np.cos(angles) + y[:, None] * np.sin(angles)
     phase = (2 * np.pi * along[:, None, :] / np.array(WAVELENGTHS)[:, None]).reshape(len(x), -1)
-    ends = np.cumsum(sizes)
-    by_box = [
-        np.where((np.arange(len(x)) >= end - size) & (np.arange(len(x)) < end), planes, 0)
-        for size, end in zip(sizes, ends)
-    ]
+    box_of = np.repeat(np.arange(len(BOXES)), sizes)
+    by_box = [np.where(box_of == box, planes, 0) for box in range(len(BOXES))]
     rows = np.concatenate([steps, kinks, *by_box])
     both = rows @ np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
     waves = (both**2).reshape(len(rows), 2, len(WAVELENGTHS), DIRECTIONS).sum(axis=1).mean(axis=-1)

@@ -23,8 +23,6 @@ LEVEL = 0.95
 
 MEASURES = ("jump", "kink", "ripple", "ripple_inside", "ripple_outside")
 
-_FIELDS_PER_BATCH = 64
-
 
 def signed_root(squared: ArrayLike) -> Floats:
     """Return the square root of the absolute value, with the sign kept."""
@@ -161,15 +159,11 @@ def artifact_index(band: Band, field: ArrayLike) -> ArtifactIndex:
             "the last axis, and make the band from the same grid."
         )
     require_finite(field)
-    flat, shape = field.reshape(-1, field.shape[-1]), field.shape[:-1]
-    starts = range(0, max(len(flat), 1), _FIELDS_PER_BATCH)
-    batches = [_measure(band, flat[start : start + _FIELDS_PER_BATCH]) for start in starts]
-
-    def joined(name: str) -> list[Floats]:
-        columns = [np.concatenate(column) for column in zip(*(batch[name] for batch in batches))]
-        return [column.reshape((*shape, *column.shape[1:])) for column in columns]
-
-    return ArtifactIndex(**{name: Excess(*joined(name)) for name in MEASURES}, jumps=joined("jumps")[0])
+    measured = _measure(band, field.reshape(-1, field.shape[-1]))
+    shaped = {
+        name: [part.reshape((*field.shape[:-1], *part.shape[1:])) for part in parts] for name, parts in measured.items()
+    }
+    return ArtifactIndex(**{name: Excess(*shaped[name]) for name in MEASURES}, jumps=shaped["jumps"][0])
 
 
 def require_finite(field: np.ndarray) -> None:

@@ -1,4 +1,7 @@
-"""Error against distance from the border of the LAM. Arrays in, arrays out: numpy alone."""
+"""Error against distance from the border of the LAM, and means over the LAM.
+
+Arrays in, arrays out: numpy and scipy alone.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from anemoi_house.boundary.index import require_finite
 from anemoi_house.errors import HouseError
-from anemoi_house.geometry import Floats
+from anemoi_house.geometry import Bools, Floats
 
 REACH = 10
 """Default extent of the bins on either side, in cells."""
@@ -33,11 +37,6 @@ class Profile:
     rms: Floats
     bias: Floats
     nodes: NDArray[np.int64]
-
-    @property
-    def centres_km(self) -> Floats:
-        """Centres of the bins."""
-        return (self.limits_km[1:] + self.limits_km[:-1]) / 2
 
 
 def distance_bins(signed_km: ArrayLike, cell_km: float, reach_km: float | None = None) -> Floats:
@@ -92,20 +91,34 @@ def error_profile(signed_km: ArrayLike, error: ArrayLike, areas: ArrayLike, limi
     error, limits = np.asarray(error), np.asarray(limits_km, dtype=np.float64)
     require_finite(error)
     bins = np.searchsorted(limits, np.asarray(signed_km, dtype=np.float64), side="left") - 1
-    order = np.argsort(bins, kind="stable")
-    order = order[(bins[order] >= 0) & (bins[order] < len(limits) - 1)]
-    nodes = np.bincount(bins[order], minlength=len(limits) - 1)
-    filled = np.flatnonzero(nodes)
-    starts = np.concatenate([[0], np.cumsum(nodes[filled])[:-1]]).astype(int)
-    weights = np.asarray(areas, dtype=np.float64)[order]
-    total = np.add.reduceat(weights, starts) if len(order) else weights
+    number = len(limits) - 1
+    (within,) = np.nonzero((bins >= 0) & (bins < number))
+    weights = np.asarray(areas, dtype=np.float64)[within]
+    area = np.bincount(bins[within], weights, minlength=number)
+    sums = csr_array((weights, (bins[within], within)), shape=(number, error.shape[-1]))
+    errors = error.reshape(-1, error.shape[-1]).T.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a bin without nodes
+        squares, bias = ((sums @ each).T / area for each in (errors**2, errors))
+    shape = (*error.shape[:-1], number)
+    nodes = np.bincount(bins[within], minlength=number)
+    return Profile(limits_km=limits, rms=np.sqrt(squares).reshape(shape), bias=bias.reshape(shape), nodes=nodes)
 
-    flat = error.reshape(-1, error.shape[-1])
-    sums = np.full((2, len(flat), len(nodes)), np.nan)
-    for index, field in enumerate(flat if len(order) else []):  # one at a time: the copies stay in the cache
-        values = field[order].astype(np.float64)
-        weighted = weights * values
-        sums[0, index, filled] = np.add.reduceat(weighted * values, starts) / total
-        sums[1, index, filled] = np.add.reduceat(weighted, starts) / total
-    squares, bias = sums.reshape(2, *error.shape[:-1], len(nodes))
-    return Profile(limits_km=limits, rms=np.sqrt(squares), bias=bias, nodes=nodes)
+
+def lam_mean(field: ArrayLike, in_lam: Bools, areas: ArrayLike) -> Floats:
+    """Return the area-weighted mean over the nodes of the LAM.
+
+    Parameters
+    ----------
+    field : array_like, shape (..., nodes)
+    in_lam : ndarray of bool, shape (nodes,)
+    areas : array_like, shape (nodes,)
+        Weights.
+
+    Raises
+    ------
+    HouseError
+        For values that are not finite.
+    """
+    field = np.asarray(field)
+    require_finite(field)
+    return np.average(field[..., in_lam], axis=-1, weights=np.asarray(areas, dtype=np.float64)[in_lam])

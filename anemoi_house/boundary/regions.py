@@ -38,28 +38,21 @@ def regions(signed_km: ArrayLike, inner_km: float = INNER_KM, outer_km: float = 
         if not (np.isfinite(width) and width > 0):
             raise HouseError(f"{name}: {width:g} is not a valid width of a ring. Give kilometres, more than 0.")
     distance = np.asarray(signed_km, dtype=np.float64)
-    missing = int(np.isnan(distance).sum())
-    if missing:
+    if missing := int(np.isnan(distance).sum()):
         raise HouseError(f"{missing:,} of {distance.size:,} nodes have no distance from the LAM's border.")
     limits = (-inner_km, np.nextafter(0, 1), np.nextafter(outer_km, np.inf))
     codes = np.digitize(distance, limits).astype(np.int8)
-    counts = np.bincount(codes, minlength=len(REGIONS))
-    for name, count in zip(REGIONS, counts, strict=True):
-        if not count:
+    for code, name in enumerate(REGIONS):
+        if not (codes == code).any():
             raise HouseError(_empty(name, distance, inner_km, outer_km))
     return codes
 
 
 def _empty(name: str, distance: NDArray[np.float64], inner_km: float, outer_km: float) -> str:
     """Return the message for an empty region."""
-    if name == "lam_interior":
-        return (
-            f"inner_km: {inner_km:g} leaves no node in the LAM's interior ({int((distance <= 0).sum()):,} nodes are in "
-            "the LAM). Give a narrower ring."
-        )
-    if name == "outside":
-        return f"outer_km: {outer_km:g} leaves no node outside the outer ring. Give a narrower ring."
-    key, width, side = ("inner_km", inner_km, "inside") if name == "inner_ring" else ("outer_km", outer_km, "outside")
-    candidates = np.abs(distance[distance <= 0 if name == "inner_ring" else distance > 0])
-    nearest = f"the nearest is {candidates.min():.0f} km away" if np.isfinite(candidates).any() else "none is near"
-    return f"{key}: no node lies within {width:g} km {side} of the LAM's border ({nearest}). Give a wider ring."
+    beyond, inside = name in ("lam_interior", "outside"), name in ("lam_interior", "inner_ring")
+    key, width, side = ("inner_km", inner_km, "inside") if inside else ("outer_km", outer_km, "outside")
+    where, extreme, advice = ("beyond", "farthest", "narrower") if beyond else ("within", "nearest", "wider")
+    away = np.abs(distance[np.isfinite(distance) & ((distance <= 0) == inside)])
+    found = f"the {extreme} is {away.max() if beyond else away.min():.0f} km away" if len(away) else "none is near"
+    return f"{key}: no node lies {where} {width:g} km {side} of the LAM's border ({found}). Give a {advice} ring."

@@ -15,8 +15,6 @@ from anemoi_house.geometry import Floats
 SMALLEST_GRID = 4
 """Fewest points in each direction for which a spectrum is meaningful."""
 
-_FIELDS_PER_BATCH = 16
-
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -32,11 +30,6 @@ class Spectrum:
 
     wavelength_km: Floats
     variance: Floats
-
-    def ratio(self, other: Spectrum) -> Floats:
-        """Return the variance divided by another spectrum's on the same grid, such as the verification's; NaN for 0."""
-        missing = np.full(np.broadcast_shapes(self.variance.shape, other.variance.shape), np.nan)
-        return np.divide(self.variance, other.variance, out=missing, where=other.variance > 0)
 
 
 def lam_spectrum(field: ArrayLike, shape: tuple[int, int], spacing_km: float) -> Spectrum:
@@ -71,8 +64,6 @@ def lam_spectrum(field: ArrayLike, shape: tuple[int, int], spacing_km: float) ->
     if field.size != np.prod(leading, dtype=int) * ny * nx:
         raise HouseError(f"Fields of shape {field.shape} do not match a limited area of {ny} x {nx} points.")
     grids = field.reshape(-1, ny, nx)
-    if grids.dtype != np.float32:
-        grids = grids.astype(np.float64)
     require_finite(grids.reshape(len(grids), -1))
 
     smaller = min(shape)
@@ -80,12 +71,9 @@ def lam_spectrum(field: ArrayLike, shape: tuple[int, int], spacing_km: float) ->
     wavenumber = np.hypot(np.arange(ny)[:, None] / ny, np.arange(nx)[None, :] / nx)
     band = np.floor(wavenumber * smaller + 1e-9).astype(int).ravel()
     variance = np.zeros((len(grids), band.max() + 1))
-    for start in range(0, len(grids), _FIELDS_PER_BATCH):
-        some = grids[start : start + _FIELDS_PER_BATCH]
-        some = some - some.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(some.dtype)
-        squares = dctn(some, axes=(1, 2), norm="ortho", workers=-1).reshape(len(some), -1) ** 2 / (ny * nx)
-        for index, each in enumerate(squares):
-            variance[start + index] = np.bincount(band, weights=each)
+    for index, grid in enumerate(grids.astype(np.float64)):
+        squares = dctn(grid - grid.mean(), norm="ortho", workers=-1) ** 2 / grid.size
+        variance[index] = np.bincount(band, weights=squares.ravel())
 
     lowest = np.arange(variance.shape[1], dtype=np.float64)
     lowest[0] = smaller / max(shape)  # the longest wave does not fit into the smaller side

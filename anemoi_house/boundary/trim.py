@@ -19,7 +19,7 @@ Cells = tuple[int, int, int, int]
 SMALLEST_DOMAIN = 8
 """Fewest cells along y and x of a trimmed LAM; a smaller one has no interior."""
 
-_WIDTH = re.compile(r"\s*(?P<number>[0-9.eE+-]+)\s*(?P<unit>[A-Za-z]*)\s*")
+_WIDTH = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 _WAY_OUT = "Give cells as [y0, y1, x0, x1], a width such as '225 km', or null for no trim."
 
 
@@ -60,19 +60,15 @@ def parse_trim(value: object, key: str = "trim") -> Cells | float | None:
 
 
 def _parse_width(text: str, key: str) -> float:
-    found = _WIDTH.fullmatch(text)
-    try:
-        width_km = float(found["number"]) if found else None
-    except ValueError:
-        width_km = None
-    if found is None or width_km is None:
+    if not (found := _WIDTH.fullmatch(text)):
         raise HouseError(f"{key}: '{text}' is not a valid trim. {_WAY_OUT}")
-    if found["unit"] != "km":
-        problem = f"is in '{found['unit']}', not km" if found["unit"] else "has no unit"
-        raise HouseError(f"{key}: '{text}' {problem}; is it '{found['number']} km'? {_WAY_OUT}")
-    if not 0 <= width_km < float("inf"):
+    number, unit = found.groups()
+    if unit != "km":
+        problem = f"is in '{unit}', not km" if unit else "has no unit"
+        raise HouseError(f"{key}: '{text}' {problem}; is it '{number} km'? {_WAY_OUT}")
+    if not 0 <= float(number) < float("inf"):
         raise HouseError(f"{key}: '{text}' must be a finite width, 0 km or more. {_WAY_OUT}")
-    return width_km
+    return float(number)
 
 
 def width_to_cells(width_km: float, latitudes: ArrayLike, longitudes: ArrayLike) -> Cells:

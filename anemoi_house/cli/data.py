@@ -12,13 +12,6 @@ from anemoi_house.errors import HouseError
 
 def add(commands: Commands) -> None:
     """Add the commands of this module."""
-    _add_sample(commands)
-    _add_recipe(commands)
-    _add_scan(commands)
-    _add_missing(commands)
-
-
-def _add_sample(commands: Commands) -> None:
     text = "Build two sample datasets, hrrr.zarr and gfs.zarr, with the stock anemoi-datasets."
     parser = add_command(commands, "sample", _sample, text)
     parser.add_argument("directory", type=Path, metavar="DIR", help="directory for the two datasets")
@@ -26,33 +19,39 @@ def _add_sample(commands: Commands) -> None:
     parser.add_argument("--dates", type=int, default=120, metavar="N", help="number of 6-hourly dates (default: 120)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing datasets")
 
-
-def _sample(arguments: argparse.Namespace) -> None:
-    from anemoi_house.sample.build import build_sample
-
-    for path in build_sample(arguments.directory, arguments.grid, arguments.dates, overwrite=arguments.overwrite):
-        print(path)
-
-
-def _add_recipe(commands: Commands) -> None:
     text = "Print a recipe for anemoi-datasets of a published dataset, as published or for other dates and levels."
     parser = add_command(commands, "recipe", _recipe, text)
     parser.add_argument("name", metavar="NAME", help="hrrr_15km or gfs_1deg")
     parser.add_argument("--start", metavar="DATE", help="first date: 2021-04-01T06, or 2021-04-01 for T00")
     parser.add_argument("--end", metavar="DATE", help="last date: 2021-04-02T06, or 2021-04-02 for T18")
     parser.add_argument("--levels", nargs="+", default=[], metavar="HPA", help="pressure levels in hPa")
-    parser.add_argument(
-        "--root",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="s3://, https:// or a directory to read from instead of the public archives; repeat it for fallbacks",
-    )
+    text = "s3://, https:// or a directory to read from instead of the public archives; repeat it for fallbacks"
+    parser.add_argument("--root", action="append", default=[], metavar="URL", help=text)
     batch = parser.add_argument_group("building in parallel with SLURM")
     batch.add_argument("--sbatch", type=int, metavar="N", help="print a job script that builds in N parallel parts")
     batch.add_argument("--output", metavar="PATH.zarr", help="dataset (default: NAME.zarr next to the script)")
     for option in ("account", "partition", "time"):
         batch.add_argument(f"--{option}", metavar=option.upper(), help="as for sbatch (default: sbatch's own)")
+
+    text = "Ask the archives for every date of a recipe, and write the absent ones into its dates.missing."
+    more = "No field is read. An interrupted scan continues when started again. Exit status 1 if an archive did not "
+    parser = add_command(commands, "scan", _scan, text, f"{more}answer.")
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    parser.add_argument("--jobs", type=int, default=32, metavar="N", help="dates asked for in parallel (default: 32)")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="result (default: RECIPE.scan.json)")
+
+    text = "Declare dates of an unfinished dataset missing, or print what is still to be loaded."
+    more = "No load may be running. Without dates, exit status 1 while some are still to be loaded."
+    parser = add_command(commands, "missing", _missing, text, more)
+    parser.add_argument("dataset", type=Path, metavar="DATASET.zarr")
+    parser.add_argument("dates", nargs="*", metavar="DATE", help="such as 2021-04-01T06")
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from anemoi_house.sample.build import build_sample
+
+    for path in build_sample(arguments.directory, arguments.grid, arguments.dates, overwrite=arguments.overwrite):
+        print(path)
 
 
 def _recipe(arguments: argparse.Namespace) -> None:
@@ -67,29 +66,12 @@ def _recipe(arguments: argparse.Namespace) -> None:
     print(text, end="")
 
 
-def _add_scan(commands: Commands) -> None:
-    text = "Ask the archives for every date of a recipe, and write the absent ones into its dates.missing."
-    more = "No field is read. An interrupted scan continues when started again. Exit status 1 if an archive did not "
-    parser = add_command(commands, "scan", _scan, text, f"{more}answer.")
-    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
-    parser.add_argument("--jobs", type=int, default=32, metavar="N", help="dates asked for in parallel (default: 32)")
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="result (default: RECIPE.scan.json)")
-
-
 def _scan(arguments: argparse.Namespace) -> int:
     from anemoi_house.datasets.scan import scan
 
     result = scan(arguments.recipe, arguments.jobs, arguments.report)
     print(result.as_text())
     return 1 if result.of("unknown") else 0
-
-
-def _add_missing(commands: Commands) -> None:
-    text = "Declare dates of an unfinished dataset missing, or print what is still to be loaded."
-    more = "No load may be running. Without dates, exit status 1 while some are still to be loaded."
-    parser = add_command(commands, "missing", _missing, text, more)
-    parser.add_argument("dataset", type=Path, metavar="DATASET.zarr")
-    parser.add_argument("dates", nargs="*", metavar="DATE", help="such as 2021-04-01T06")
 
 
 def _missing(arguments: argparse.Namespace) -> int:

@@ -13,27 +13,14 @@ def add(commands: Commands) -> None:
     """Add the command of this module."""
     text = "Make forecasts of a run with the stock anemoi-inference: a NetCDF file and its config for each date."
     parser = add_command(commands, "forecast", _forecast, text, "Existing forecasts are kept.")
-    add_run(
-        parser,
-        "checkpoint directory of a run, an inference checkpoint, or a directory above several runs, which means the "
-        "latest",
-    )
-    parser.add_argument(
-        "--dates",
-        nargs="+",
-        required=True,
-        metavar="DATE",
-        help="initial dates: 2020-01-27T00, or START/END/STEP such as 2020-01-26T12/2020-01-28T00/12h",
-    )
+    text = "checkpoint directory of a run, an inference checkpoint, or a directory above several: the latest of them"
+    add_run(parser, text)
+    text = "initial dates: 2020-01-27T00, or START/END/STEP such as 2020-01-26T12/2020-01-28T00/12h"
+    parser.add_argument("--dates", nargs="+", required=True, metavar="DATE", help=text)
     parser.add_argument("--lead-time", required=True, metavar="T", help="longest lead time: 72h or 3d")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: OUTPUTS/forecast/RUN_ID")
-    parser.add_argument(
-        "--variables",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="variables to write, or 'all' (default: those in the run's plots and metrics)",
-    )
+    text = "variables to write, or 'all' (default: those in the run's plots and metrics)"
+    parser.add_argument("--variables", nargs="+", default=[], metavar="NAME", help=text)
     parser.add_argument("--lam", type=Path, metavar="PATH", help="limited-area dataset, if it has moved")
     parser.add_argument("--global", type=Path, dest="globe", metavar="PATH", help="global dataset, if it has moved")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: the stock runner's choice)")

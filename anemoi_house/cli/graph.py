@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -26,13 +27,8 @@ def add(commands: Commands) -> None:
     parser = add_command(verbs, "plot", _plot, "Draw maps of the boundary, the mesh and the isolated data nodes.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.pt")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png", help="picture to write")
-    parser.add_argument(
-        "--width-km",
-        type=float,
-        default=ZONE_KM,
-        metavar="KM",
-        help=f"width of the zone around the LAM (default: {ZONE_KM:.0f})",
-    )
+    text = f"width of the zone around the LAM (default: {ZONE_KM:.0f})"
+    parser.add_argument("--width-km", type=float, default=ZONE_KM, metavar="KM", help=text)
 
 
 def _describe(arguments: argparse.Namespace) -> None:
@@ -46,7 +42,7 @@ def _size(arguments: argparse.Namespace) -> None:
     from anemoi_house.graphs.size import as_text, size_of
 
     size = size_of(arguments.config, arguments.config_path, arguments.overrides)
-    print(json.dumps(size.as_json()) if arguments.json else as_text(size))
+    print(json.dumps(dataclasses.asdict(size)) if arguments.json else as_text(size))
 
 
 def _plot(arguments: argparse.Namespace) -> None:

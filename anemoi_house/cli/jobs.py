@@ -11,7 +11,24 @@ from anemoi_house.cli.parser import Commands, add_command, add_config_name, add_
 
 def add(commands: Commands) -> None:
     """Add the commands of this module."""
-    _add_sbatch(commands)
+    text = "Print a job script that trains an experiment under SLURM, and resumes after every time limit."
+    more = "Other options of sbatch: on its command line, where they take precedence, or as its SBATCH_ variables."
+    parser = add_command(commands, "sbatch", _sbatch, text, more)
+    add_config_name(parser)
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--gpus-per-node", metavar="N", help="4 or a100:4; one task for each GPU")
+    text = "ranks on CPUs, without GPUs (default: 1)"
+    parser.add_argument("--ntasks-per-node", dest="tasks_per_node", type=int, metavar="N", help=text)
+    parser.add_argument("--gpus-per-model", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--cpus-per-task", type=int, metavar="N")
+    parser.add_argument("--time", required=True, help="time limit of an attempt, such as 12:00:00")
+    parser.add_argument("--account", metavar="NAME", help="default: $SBATCH_ACCOUNT, if set")
+    parser.add_argument("--partition", metavar="NAME")
+    parser.add_argument("--env", type=Path, metavar="FILE", help="shell file that attempts source, for credentials")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="directory of this run alone (default: runs/NAME)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of every attempt (default: a new one for each)")
+    text = "seconds before the limit from which the next checkpoint is the last (default: 600)"
+    parser.add_argument("--signal-before", type=int, default=600, metavar="S", help=text)
 
     text = "Print the overrides with which `anemoi-training train` resumes a run, one a line."
     more = "It resumes from the last intact checkpoint that ends an epoch, else from the last one. Prints nothing "
@@ -23,36 +40,10 @@ def add(commands: Commands) -> None:
     add_command(commands, "slurm2ddp", _slurm2ddp, text, more)
 
 
-def _add_sbatch(commands: Commands) -> None:
-    text = "Print a job script that trains an experiment under SLURM, and resumes after every time limit."
-    more = "Other options of sbatch: on its command line, where they take precedence, or as its SBATCH_ variables."
-    parser = add_command(commands, "sbatch", _sbatch, text, more)
-    add_config_name(parser)
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="default: 1")
-    parser.add_argument("--gpus-per-node", metavar="N", help="4 or a100:4; one task for each GPU")
-    parser.add_argument("--ntasks-per-node", type=int, metavar="N", help="ranks on CPUs, without GPUs (default: 1)")
-    parser.add_argument("--gpus-per-model", type=int, default=1, metavar="N", help="default: 1")
-    parser.add_argument("--cpus-per-task", type=int, metavar="N")
-    parser.add_argument("--time", required=True, help="time limit of an attempt, such as 12:00:00")
-    parser.add_argument("--account", metavar="NAME", help="default: $SBATCH_ACCOUNT, if set")
-    parser.add_argument("--partition", metavar="NAME")
-    parser.add_argument("--env", type=Path, metavar="FILE", help="shell file that attempts source, for credentials")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="directory of this run alone (default: runs/NAME)")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of every attempt (default: a new one for each)")
-    parser.add_argument(
-        "--signal-before",
-        type=int,
-        default=600,
-        metavar="S",
-        help="seconds before the limit from which the next checkpoint is the last (default: 600)",
-    )
-
-
 def _sbatch(arguments: argparse.Namespace) -> None:
     from anemoi_house.runs.batch import Job, job_script
 
-    renamed = {"ntasks_per_node": "tasks_per_node"}
-    options = {renamed.get(key, key): value for key, value in vars(arguments).items() if key not in ("run", "command")}
+    options = {key: value for key, value in vars(arguments).items() if key not in ("run", "command")}
     print(job_script(Job(**options)), end="")
 
 

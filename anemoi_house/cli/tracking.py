@@ -31,13 +31,8 @@ def add(commands: Commands) -> None:
 
 
 def _add_run_folders(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=Path,
-        metavar="RUN_DIR",
-        help="directory of a run, its checkpoint directory, or one above (default: $HOUSE_OUTPUT or outputs)",
-    )
+    text = "directory of a run, its checkpoint directory, or one above (default: $HOUSE_OUTPUT or outputs)"
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_DIR", help=text)
 
 
 def _runs(arguments: argparse.Namespace) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
 from anemoi_house.cli.parser import Commands, add_command, add_config, add_config_name
 from anemoi_house.upstream import keys
 
-HARDWARE = {
-    "nodes": keys.NODES,
-    "gpus_per_node": keys.GPUS_PER_NODE,
-    "gpus_per_model": keys.GPUS_PER_MODEL,
-}
+HARDWARE = {"nodes": keys.NODES, "gpus_per_node": keys.GPUS_PER_NODE, "gpus_per_model": keys.GPUS_PER_MODEL}
 
 
 def add(commands: Commands) -> None:
@@ -37,6 +34,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         from anemoi_house.explain.plot import plot_rate
 
+    logging.getLogger("anemoi.training.losses").setLevel(logging.WARNING)  # it logs each weight that it computes
     asked = vars(arguments)
     hardware = [f"{key}={asked[name]}" for name, key in HARDWARE.items() if asked[name] is not None]
     values = effective(arguments.config, arguments.config_path, [*hardware, *arguments.overrides])

@@ -10,9 +10,8 @@ from torch_geometric.data.storage import NodeStorage
 
 from anemoi_house.boundary.regions import REGIONS, regions
 from anemoi_house.boundary.widths import INNER_KM, OUTER_KM
-from anemoi_house.errors import HouseError
 from anemoi_house.geometry import signed_distance_km, to_cartesian
-from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.errors import CommandError, mistakes_as
 from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of
 
 
@@ -82,11 +81,9 @@ class BoundaryRing(BaseNodeAttribute):
         if key not in nodes:
             _check_attribute(nodes, "lam_mask_attr_name", self.lam_mask_attr_name)
             points, in_lam = to_cartesian(*coordinates_of(nodes)), mask_of(nodes, self.lam_mask_attr_name)
-            try:
+            with mistakes_as(CommandError, "BoundaryRing: "):
                 distance = signed_distance_km(points, in_lam, max(self.inner_km, self.outer_km))
                 codes = regions(distance, self.inner_km, self.outer_km)
-            except HouseError as mistake:
-                raise CommandError(f"BoundaryRing: {mistake}") from None
             nodes[key] = torch.from_numpy(codes).to(nodes.x.device)
         return nodes[key]
 

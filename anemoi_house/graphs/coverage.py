@@ -10,7 +10,7 @@ Points are unit vectors, of shape (n, 3). Arrays in, arrays out: numpy and scipy
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args, overload
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,7 @@ from anemoi_house.geometry import distance_to_km, to_cartesian
 Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
-Zone = Literal["lam", "rim", "poles", "elsewhere"]
-ZONES: tuple[Zone, ...] = get_args(Zone)
+ZONES = ("lam", "rim", "poles", "elsewhere")
 
 POLAR_LATITUDE = 60.0
 """Latitude in degrees beyond which nodes outside the boundary zone count as towards the poles."""
@@ -65,56 +64,49 @@ class DataNodes:
         """
         zones = np.full(len(nodes), "elsewhere", dtype="<U9")
         zones[np.abs(self.latitudes[nodes]) >= POLAR_LATITUDE] = "poles"
-        lam = self.in_lam[nodes]
-        outside = np.flatnonzero(~lam)
-        if len(outside) and self.in_lam.any():
-            asked, grid = (
-                to_cartesian(self.latitudes[which], self.longitudes[which]) for which in (nodes[outside], self.in_lam)
-            )
-            near = np.isfinite(distance_to_km(asked, grid, within_km=self.boundary_width_km))
-            zones[outside[near]] = "rim"
-        zones[lam] = "lam"
+        asked, lam = (to_cartesian(self.latitudes[which], self.longitudes[which]) for which in (nodes, self.in_lam))
+        if len(lam):
+            zones[np.isfinite(distance_to_km(asked, lam, within_km=self.boundary_width_km))] = "rim"
+        zones[self.in_lam[nodes]] = "lam"
         return zones
 
     def in_boundary_zone(self, nodes: Indices) -> Mask:
         """Return True for each of `nodes` in the LAM or within `boundary_width_km` of it."""
         return np.isin(self.zone(nodes), ("lam", "rim"))
 
-    def count(self, nodes: Indices) -> dict[Zone, int]:
+    def count(self, nodes: Indices) -> dict[str, int]:
         """Return the number of `nodes` in each zone."""
         zones = self.zone(nodes)
         return {zone: int(np.count_nonzero(zones == zone)) for zone in ZONES}
 
 
-@overload
-def parse_neighbours(value: object, *, auto: Literal[False] = False, key: str = ...) -> int: ...
-@overload
-def parse_neighbours(value: object, *, auto: Literal[True], key: str = ...) -> int | Literal["auto"]: ...
-def parse_neighbours(
-    value: object, *, auto: bool = False, key: str = "num_nearest_neighbours"
-) -> int | Literal["auto"]:
+def parse_neighbours(value: object, key: str = "num_nearest_neighbours", or_else: str = "") -> int:
     """Return a number of neighbours as a user wrote it, or refuse it.
 
     Parameters
     ----------
     value : object
-        A whole number of at least 1, or the word `auto`.
-    auto : bool
-        Whether `auto` is valid.
+        A whole number of at least 1.
     key : str
         Name of the setting, for the message.
+    or_else : str
+        What is valid too, for the message.
 
     Raises
     ------
     HouseError
         If it is anything else.
     """
-    if auto and value == "auto":
-        return "auto"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    valid = "a whole number of at least 1" + (", or auto" if auto else "")
-    raise HouseError(f"{key}: {value!r} is not a valid number of neighbours; give {valid}.")
+    raise HouseError(
+        f"{key}: {value!r} is not a valid number of neighbours; give a whole number of at least 1{or_else}."
+    )
+
+
+def neighbours_or_auto(value: object) -> int | Literal["auto"]:
+    """Return a number of neighbours, or `auto`; see `parse_neighbours`."""
+    return "auto" if value == "auto" else parse_neighbours(value, or_else=", or auto")
 
 
 def check_range(floor: object, ceiling: object) -> None:
@@ -139,29 +131,13 @@ def reached_nodes(num_nodes: int, sources: NDArray[np.integer]) -> Mask:
     sources : ndarray of int, shape (edges,)
         Source of each encoder edge.
     """
-    reached = np.zeros(num_nodes, dtype=bool)
-    reached[sources] = True
-    return reached
+    return np.isin(np.arange(num_nodes), sources)
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """Nearest data nodes of every hidden node.
-
-    Attributes
-    ----------
-    indices : ndarray of int, shape (m, k)
-        Data nodes, the nearest first.
-    tied : ndarray of int
-        Hidden nodes whose k-th and next data nodes are equally far, so that the choice depends on the search.
-    """
-
-    indices: Indices
-    tied: Indices
-
-
-class NeighbourSearch:
-    """Search for the data nodes nearest to the hidden nodes, widened only as far as needed.
+def first_pick(
+    points: NDArray[np.floating], mesh: NDArray[np.floating], ceiling: int, *, in_ties: bool = False
+) -> NDArray[np.int32]:
+    """Return the smallest number of neighbours at which some hidden node picks each data node.
 
     Parameters
     ----------
@@ -169,84 +145,56 @@ class NeighbourSearch:
         Data nodes.
     mesh : ndarray, shape (m, 3)
         Hidden nodes.
+    ceiling : int
+        Largest number that is considered.
+    in_ties : bool
+        Whether to count each of several equally far nodes as the first of them.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        From 1 to `ceiling`; `ceiling + 1` for a node that is never picked. With K neighbours, the isolated nodes are
+        those with a value above K.
     """
-
-    def __init__(self, points: NDArray[np.floating], mesh: NDArray[np.floating]) -> None:
-        self._tree = cKDTree(np.asarray(points, dtype=np.float64))
-        self._mesh = np.asarray(mesh, dtype=np.float64)
-        self._num_points = len(points)
-        self._distances = np.empty((len(mesh), 0))
-        self._indices = np.empty((len(mesh), 0), dtype=np.intp)
-
-    def nearest(self, neighbours: int) -> Neighbours:
-        """Return the `neighbours` nearest data nodes of every hidden node."""
-        self._widen(neighbours + 1)
-        tied = np.empty(0, dtype=np.intp)
-        if neighbours < self._num_points:
-            last, following = self._distances[:, neighbours - 1], self._distances[:, neighbours]
-            tied = np.flatnonzero(_tied(last, following))
-        return Neighbours(self._indices[:, :neighbours], tied)
-
-    def first_pick(self, ceiling: int) -> NDArray[np.int32]:
-        """Return the smallest number of neighbours at which some hidden node picks each data node.
-
-        Returns
-        -------
-        ndarray of int, shape (n,)
-            From 1 to `ceiling`; `ceiling + 1` for a node that is never picked. With K neighbours, the isolated nodes
-            are those with a value above K.
-        """
-        self._widen(ceiling)
-        first = np.full(self._num_points, ceiling + 1, dtype=np.int32)
-        for rank in range(min(ceiling, self._num_points), 0, -1):
-            first[self._indices[:, rank - 1]] = rank
-        return first
-
-    def smallest(self, nodes: DataNodes, floor: int, ceiling: int) -> int | None:
-        """Return the smallest number of neighbours, from `floor` to `ceiling`, that isolates no node in the zone.
-
-        The result is exact, and no graph is built for each candidate: one query, widened by doubling, gives the number
-        at which each node is first picked. Ties count in favour of the node: a builder that breaks them otherwise may
-        need a larger number, but never a smaller one.
-
-        Returns
-        -------
-        int or None
-            None if even `ceiling` neighbours miss a node of the boundary zone.
-        """
-        ceiling = min(ceiling, self._num_points)
-        reach = min(max(2 * floor, 16), ceiling)
-        while True:
-            first = self._first_pick_in_ties(reach)
-            beyond = np.flatnonzero(first > floor)
-            beyond = beyond[nodes.in_boundary_zone(beyond)]
-            smallest = int(first[beyond].max(initial=floor))
-            if smallest <= reach:
-                return smallest
-            if reach == ceiling:
-                return None
-            reach = min(2 * reach, ceiling)
-
-    def _first_pick_in_ties(self, ceiling: int) -> NDArray[np.int32]:
-        """Return `first_pick`, counting each of several equally far nodes as the first of them."""
-        first = self.first_pick(ceiling)
-        distances = self._distances[:, :ceiling]
-        rows, columns = np.nonzero(_tied(distances[:, :-1], distances[:, 1:]))
-        columns += 1
-        ranks = columns.copy()  # in each row, a series of ties gets the rank of its first
-        for entry in np.flatnonzero((rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1] + 1)) + 1:
-            ranks[entry] = ranks[entry - 1]
-        np.minimum.at(first, self._indices[rows, columns], ranks.astype(np.int32))
-        return first
-
-    def _widen(self, neighbours: int) -> None:
-        neighbours = min(neighbours, self._num_points)
-        if neighbours > self._indices.shape[1]:
-            self._distances, self._indices = self._tree.query(self._mesh, k=range(1, neighbours + 1), workers=-1)
+    columns = np.arange(1, min(ceiling, len(points)) + 1, dtype=np.int32)
+    distances, indices = cKDTree(points).query(mesh, k=columns, workers=-1)
+    ranks = np.broadcast_to(columns, indices.shape)
+    if in_ties:
+        farther = np.diff(distances, axis=1, prepend=-1) > 1e-9 * distances  # than the node before
+        ranks = np.maximum.accumulate(np.where(farther, ranks, 1), axis=1)
+    first = np.full(len(points), ceiling + 1, dtype=np.int32)
+    np.minimum.at(first, indices.ravel(), ranks.ravel())
+    return first
 
 
-def _tied(distances: NDArray[np.floating], following: NDArray[np.floating]) -> Mask:
-    return following - distances <= 1e-9 * following
+def smallest_number(
+    nodes: DataNodes, points: NDArray[np.floating], mesh: NDArray[np.floating], floor: int, ceiling: int
+) -> int | None:
+    """Return the smallest number of neighbours, from `floor` to `ceiling`, that isolates no node in the zone.
+
+    The result is exact, and no graph is built for each candidate: one query gives the number at which each node is
+    first picked. Ties count in favour of the node: a builder that breaks them otherwise may need a larger number, but
+    never a smaller one.
+
+    Parameters
+    ----------
+    nodes : DataNodes
+        n data nodes.
+    points, mesh : ndarray, shape (n, 3) and (m, 3)
+        The same nodes as unit vectors, and the hidden nodes.
+    floor, ceiling : int
+        Range of the search.
+
+    Returns
+    -------
+    int or None
+        None if even `ceiling` neighbours miss a node of the boundary zone.
+    """
+    ceiling = min(ceiling, len(points))
+    first = first_pick(points, mesh, ceiling, in_ties=True)
+    beyond = np.flatnonzero(first > floor)
+    smallest = int(first[beyond[nodes.in_boundary_zone(beyond)]].max(initial=floor))
+    return smallest if smallest <= ceiling else None
 
 
 def nearest_hidden(points: NDArray[np.floating], mesh: NDArray[np.floating]) -> Indices:

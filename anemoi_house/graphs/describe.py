@@ -144,6 +144,8 @@ def as_text(description: dict[str, Any]) -> str:
         *(f"  {where[zone]:<20}{isolated[zone]:>12,}" for zone in ZONES),
     ]
     if shares := description["area_share"]:
-        lines += ["share of the area"]
-        lines += [f"  {region.replace('_', ' '):<20}{share:>12.2%}" for region, share in shares.items()]
+        lines += [
+            "share of the area",
+            *(f"  {region.replace('_', ' '):<20}{share:>12.2%}" for region, share in shares.items()),
+        ]
     return "\n".join(lines)

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import torch
 from anemoi.graphs.edges import KNNEdges
-from anemoi.graphs.edges.builders.base import TORCH_CLUSTER_AVAILABLE
-from scipy.sparse import coo_matrix
 from torch_geometric.data.storage import NodeStorage
 
 from anemoi_house.boundary.widths import ZONE_KM
-from anemoi_house.errors import HouseError
-from anemoi_house.graphs.coverage import (
-    CEILING,
-    FLOOR,
-    SEARCH_LIMIT,
-    DataNodes,
-    NeighbourSearch,
-    check_range,
-    nearest_hidden,
-    parse_neighbours,
-    reached_nodes,
-)
-from anemoi_house.upstream.errors import CommandError
+from anemoi_house.graphs import coverage
+from anemoi_house.upstream.errors import CommandError, mistakes_as
 from anemoi_house.upstream.graph import LAM_MASK, coordinates_of, mask_of
 
 LOGGER = logging.getLogger(__name__)
@@ -67,22 +52,17 @@ class BoundaryAwareKNNEdges(KNNEdges):
         num_nearest_neighbours: int | Literal["auto"],
         boundary_width_km: float = ZONE_KM,
         lam_mask_attr_name: str = LAM_MASK,
-        floor: int = FLOOR,
-        ceiling: int = CEILING,
+        floor: int = coverage.FLOOR,
+        ceiling: int = coverage.CEILING,
         source_mask_attr_name: str | None = None,
         target_mask_attr_name: str | None = None,
     ) -> None:
-        with _as_command_error():
-            neighbours = parse_neighbours(num_nearest_neighbours, auto=True)
-            check_range(floor, ceiling)
+        with mistakes_as(CommandError):
+            neighbours = coverage.neighbours_or_auto(num_nearest_neighbours)
+            coverage.check_range(floor, ceiling)
         self.automatic = neighbours == "auto"
-        super().__init__(
-            source_name,
-            target_name,
-            floor if neighbours == "auto" else neighbours,
-            source_mask_attr_name,
-            target_mask_attr_name,
-        )
+        first = floor if neighbours == "auto" else neighbours
+        super().__init__(source_name, target_name, first, source_mask_attr_name, target_mask_attr_name)
         self.boundary_width_km = boundary_width_km
         self.lam_mask_attr_name = lam_mask_attr_name
         self.floor = floor
@@ -104,33 +84,32 @@ class BoundaryAwareKNNEdges(KNNEdges):
             return edge_index
 
         found = self._smallest_graph(source_nodes, target_nodes, data, self.floor, self.ceiling)
-        if found is not None:
-            LOGGER.info("Neighbours chosen: %d (from %d to %d).", self.num_nearest_neighbours, self.floor, self.ceiling)
-            return found
-        raise CommandError(
-            f"num_nearest_neighbours: auto found no number from {self.floor} to {self.ceiling} that reaches every "
-            f"data node within {self.boundary_width_km:g} km of the LAM. Raise `ceiling`, refine the hidden mesh, "
-            "or use CoveringKNNEdges."
-        )
+        if found is None:
+            raise CommandError(
+                f"num_nearest_neighbours: auto found no number from {self.floor} to {self.ceiling} that reaches every "
+                f"data node within {self.boundary_width_km:g} km of the LAM. Raise `ceiling`, refine the hidden mesh, "
+                "or use CoveringKNNEdges."
+            )
+        LOGGER.info("Neighbours chosen: %d (from %d to %d).", self.num_nearest_neighbours, self.floor, self.ceiling)
+        return found
 
     def _smallest_graph(
-        self, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes, floor: int, ceiling: int
+        self, source_nodes: NodeStorage, target_nodes: NodeStorage, data: coverage.DataNodes, floor: int, ceiling: int
     ) -> torch.Tensor | None:
         """Return the edges of stock KNN with the smallest sufficient number, and make it the builder's number.
 
         With ties, stock KNN may need a larger number than the search finds; hence the loop.
         """
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        search = NeighbourSearch(source.cpu().numpy(), target.cpu().numpy())
-        smallest = search.smallest(data, floor, ceiling)
+        smallest = coverage.smallest_number(data, source.cpu().numpy(), target.cpu().numpy(), floor, ceiling)
         for neighbours in range(smallest or ceiling + 1, ceiling + 1):
             self.num_nearest_neighbours = neighbours
-            edge_index = self._stock_edges(search, source_nodes, target_nodes)
+            edge_index = super().compute_edge_index(source_nodes, target_nodes)
             if not self._missed(edge_index, source_nodes, data):
                 return edge_index
         return None
 
-    def _data_nodes(self, nodes: NodeStorage) -> DataNodes:
+    def _data_nodes(self, nodes: NodeStorage) -> coverage.DataNodes:
         if self.lam_mask_attr_name not in nodes:
             raise CommandError(
                 f"lam_mask_attr_name: the nodes '{self.source_name}' have no attribute '{self.lam_mask_attr_name}' "
@@ -140,49 +119,23 @@ class BoundaryAwareKNNEdges(KNNEdges):
         used = unmasked(nodes, self.source_mask_attr_name)
         latitudes, longitudes = coordinates_of(nodes)
         in_lam = mask_of(nodes, self.lam_mask_attr_name)
-        return DataNodes(latitudes[used], longitudes[used], in_lam[used], self.boundary_width_km)
+        return coverage.DataNodes(latitudes[used], longitudes[used], in_lam[used], self.boundary_width_km)
 
-    def _missed(self, edge_index: torch.Tensor, source_nodes: NodeStorage, data: DataNodes) -> bool:
+    def _missed(self, edge_index: torch.Tensor, source_nodes: NodeStorage, data: coverage.DataNodes) -> bool:
         """Return True if a node of the boundary zone has no edge."""
-        return bool(data.in_boundary_zone(self._isolated(edge_index, source_nodes)).any())
-
-    def _isolated(self, edge_index: torch.Tensor, source_nodes: NodeStorage) -> np.ndarray:
-        """Return the isolated nodes, as indices into the unmasked ones."""
-        reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
-        return np.flatnonzero(~reached[unmasked(source_nodes, self.source_mask_attr_name)])
-
-    def _stock_edges(
-        self, search: NeighbourSearch, source_nodes: NodeStorage, target_nodes: NodeStorage
-    ) -> torch.Tensor:
-        """Return what stock KNN builds, from a search that is already done.
-
-        Stock KNN itself only runs for ties between the last neighbour and the next node.
-        """
-        if TORCH_CLUSTER_AVAILABLE:
-            return super().compute_edge_index(source_nodes, target_nodes)
-        nearest = search.nearest(self.num_nearest_neighbours)
-        indices = nearest.indices
-        if len(nearest.tied):
-            source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-            of_stock: coo_matrix = self._compute_adj_matrix_sklearn(source, target[nearest.tied])
-            indices = indices.copy()
-            indices[nearest.tied] = of_stock.col.reshape(len(nearest.tied), -1)
-        rows = np.repeat(np.arange(len(indices)), indices.shape[1])
-        adjacency = coo_matrix((np.ones(len(rows), dtype=bool), (rows, indices.ravel())))
-        adjacency = self.undo_masking_adj_matrix(adjacency, source_nodes, target_nodes)
-        return torch.from_numpy(np.stack([adjacency.col, adjacency.row]))
+        return bool(data.in_boundary_zone(isolated_nodes(self, edge_index, source_nodes)).any())
 
     def _missed_message(
-        self, edge_index: torch.Tensor, source_nodes: NodeStorage, target_nodes: NodeStorage, data: DataNodes
+        self, edge_index: torch.Tensor, source_nodes: NodeStorage, target_nodes: NodeStorage, data: coverage.DataNodes
     ) -> str:
-        count = data.count(self._isolated(edge_index, source_nodes))
+        count = data.count(isolated_nodes(self, edge_index, source_nodes))
         asked = self.num_nearest_neighbours
-        found = self._smallest_graph(source_nodes, target_nodes, data, asked + 1, SEARCH_LIMIT)
+        found = self._smallest_graph(source_nodes, target_nodes, data, asked + 1, coverage.SEARCH_LIMIT)
         smallest, self.num_nearest_neighbours = self.num_nearest_neighbours, asked
         way_out = (
             f"The smallest sufficient number is {smallest}: set it, or `auto`, which finds it"
             if found is not None
-            else f"No number up to {SEARCH_LIMIT} is sufficient: refine the hidden mesh"
+            else f"No number up to {coverage.SEARCH_LIMIT} is sufficient: refine the hidden mesh"
         )
         return (
             f"num_nearest_neighbours: {asked} leaves {count['lam'] + count['rim']} data nodes "
@@ -218,8 +171,8 @@ class CoveringKNNEdges(KNNEdges):
         source_mask_attr_name: str | None = None,
         target_mask_attr_name: str | None = None,
     ) -> None:
-        with _as_command_error():
-            neighbours = parse_neighbours(num_nearest_neighbours)
+        with mistakes_as(CommandError):
+            neighbours = coverage.parse_neighbours(num_nearest_neighbours)
         super().__init__(source_name, target_name, neighbours, source_mask_attr_name, target_mask_attr_name)
 
     def compute_edge_index(self, source_nodes: NodeStorage, target_nodes: NodeStorage) -> torch.Tensor:
@@ -232,10 +185,9 @@ class CoveringKNNEdges(KNNEdges):
         check_nodes(self, source_nodes, target_nodes)
         edge_index = super().compute_edge_index(source_nodes, target_nodes)
         used = unmasked(source_nodes, self.source_mask_attr_name)
-        reached = reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
-        isolated = np.flatnonzero(~reached[used])
+        isolated = isolated_nodes(self, edge_index, source_nodes)
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        hosts = nearest_hidden(source.cpu().numpy()[isolated], target.cpu().numpy())
+        hosts = coverage.nearest_hidden(source.cpu().numpy()[isolated], target.cpu().numpy())
         hosts = unmasked(target_nodes, self.target_mask_attr_name)[hosts]
         LOGGER.info(
             "Covering: %d data nodes that no hidden node picks get an edge to the nearest one (%d edges by KNN).",
@@ -255,8 +207,7 @@ def check_nodes(builder: KNNEdges, source_nodes: NodeStorage, target_nodes: Node
         If a coordinate is not finite, or there are fewer source nodes than neighbours.
     """
     for name, nodes in ((builder.source_name, source_nodes), (builder.target_name, target_nodes)):
-        broken = int((~torch.isfinite(nodes.x)).any(dim=1).sum())
-        if broken:
+        if broken := int((~torch.isfinite(nodes.x)).any(dim=1).sum()):
             raise CommandError(
                 f"{broken} of the {len(nodes.x)} nodes '{name}' have coordinates that are not finite: "
                 "correct the latitudes and longitudes of their dataset."
@@ -269,14 +220,12 @@ def check_nodes(builder: KNNEdges, source_nodes: NodeStorage, target_nodes: Node
         )
 
 
+def isolated_nodes(builder: KNNEdges, edge_index: torch.Tensor, source_nodes: NodeStorage) -> np.ndarray:
+    """Return the isolated source nodes, as indices into the unmasked ones."""
+    reached = coverage.reached_nodes(len(source_nodes.x), edge_index[0].cpu().numpy())
+    return np.flatnonzero(~reached[unmasked(source_nodes, builder.source_mask_attr_name)])
+
+
 def unmasked(nodes: NodeStorage, mask_attr_name: str | None) -> np.ndarray:
     """Return the indices of the nodes that a builder with this mask uses."""
     return np.arange(len(nodes.x)) if mask_attr_name is None else np.flatnonzero(mask_of(nodes, mask_attr_name))
-
-
-@contextmanager
-def _as_command_error() -> Iterator[None]:
-    try:
-        yield
-    except HouseError as mistake:
-        raise CommandError(str(mistake)) from None

@@ -12,9 +12,8 @@ from anemoi.graphs.processors.post_process import PostProcessor
 from torch_geometric.data import HeteroData
 
 from anemoi_house.boundary.widths import ZONE_KM
-from anemoi_house.errors import HouseError
 from anemoi_house.graphs.describe import RECORD, as_text, describe
-from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.errors import CommandError, mistakes_as
 from anemoi_house.upstream.graph import LAM_MASK, dataset_in, graph_settings
 from anemoi_house.upstream.keys import DATA, HIDDEN
 
@@ -66,10 +65,8 @@ class GraphRecord(PostProcessor):
         }
         setattr(graph, RECORD, record)
         names = (self.data_name, self.hidden_name, self.lam_mask_attr_name)
-        try:
+        with mistakes_as(CommandError):
             record["coverage"] = describe(graph, self.boundary_width_km, *names)
-        except HouseError as mistake:
-            raise CommandError(str(mistake)) from None
         LOGGER.info("The graph:\n%s", as_text(record["coverage"]))
         return graph
 

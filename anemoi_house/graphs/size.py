@@ -6,11 +6,10 @@ nodes that a training would build, with the stock classes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError, first_line
-from anemoi_house.graphs.coverage import (
-    FLOOR,
-    POLAR_LATITUDE,
-    SEARCH_LIMIT,
-    ZONES,
-    DataNodes,
-    NeighbourSearch,
-    parse_neighbours,
-)
+from anemoi_house.graphs import coverage
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed
 from anemoi_house.upstream.errors import ResolverError
@@ -77,11 +68,6 @@ class Row:
     edges: int
     isolated: dict[str, int]
 
-    @property
-    def at_boundary(self) -> int:
-        """Isolated data nodes in the LAM and on its rim; 0 for a sufficient number of neighbours."""
-        return self.isolated["lam"] + self.isolated["rim"]
-
 
 @dataclass(frozen=True)
 class SizeTable:
@@ -110,7 +96,7 @@ class SizeTable:
 
 
 def size_table(
-    data: DataNodes,
+    data: coverage.DataNodes,
     points: NDArray[np.floating],
     mesh: NDArray[np.floating],
     numbers: Iterable[int] = NUMBERS,
@@ -122,7 +108,7 @@ def size_table(
 
     Parameters
     ----------
-    data : DataNodes
+    data : coverage.DataNodes
         n data nodes.
     points : ndarray, shape (n, 3)
         The same nodes as unit vectors, in the precision that the graph's builder uses.
@@ -133,22 +119,15 @@ def size_table(
     floor : int
         The smallest sufficient number from here on is added too: what `auto` chooses.
     """
-    limit = min(SEARCH_LIMIT, len(points))
     zones = data.zone(np.arange(len(points)))
-    search = NeighbourSearch(points, mesh)
-    reach = max(floor, *numbers)
-    while True:
-        first = search.first_pick(reach)
-        smallest = int(first[np.isin(zones, ("lam", "rim"))].max(initial=1))
-        if smallest <= reach or reach >= limit:
-            break
-        reach = min(2 * reach, limit)
-    sufficient = smallest <= min(reach, limit)
+    first = coverage.first_pick(points, mesh, max(coverage.SEARCH_LIMIT, floor, *numbers))
+    smallest = int(first[np.isin(zones, ("lam", "rim"))].max(initial=1))
+    sufficient = smallest <= min(coverage.SEARCH_LIMIT, len(points))
     shown = {*numbers, *((smallest - 1, smallest, max(smallest, floor)) if sufficient else ())}
 
     def row(neighbours: int) -> Row:
         isolated = zones[first > neighbours]
-        by_zone: dict[str, int] = {zone: int(np.count_nonzero(isolated == zone)) for zone in ZONES}
+        by_zone = {zone: int(np.count_nonzero(isolated == zone)) for zone in coverage.ZONES}
         return Row(neighbours, neighbours * len(mesh), {"all": len(isolated), **by_zone})
 
     return SizeTable(
@@ -166,10 +145,6 @@ class Size:
     config: str
     encoder: Encoder
     table: SizeTable
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain numbers and texts for `json.dumps`."""
-        return dataclasses.asdict(self)
 
 
 def size_of(config_name: str, config_path: Path | None = None, overrides: Sequence[str] = ()) -> Size:
@@ -205,20 +180,16 @@ def size_of(config_name: str, config_path: Path | None = None, overrides: Sequen
     except OmegaConfBaseException as error:
         raise HouseError(f"the config {config_name} cannot be resolved: {error}") from None
     builder = encoder_builder(edges)
-    encoder = _encoder(builder)
+    neighbours = coverage.neighbours_or_auto(builder["num_nearest_neighbours"])
+    floor = builder.get("floor", coverage.FLOOR) if neighbours == "auto" else 1
+    encoder = Encoder(builder["_target_"].rpartition(".")[2], neighbours, floor)
     graph, mask = bare_graph(nodes, dataset)
     points, mesh = (latlon_rad_to_cartesian(graph[name].x).cpu().numpy() for name in (keys.DATA, keys.HIDDEN))
-    own = () if encoder.neighbours == "auto" else (encoder.neighbours,)
-    if own and own[0] > len(points):
-        raise HouseError(f"num_nearest_neighbours: {encoder.neighbours} is more than the {len(points)} data nodes.")
+    own = () if neighbours == "auto" else (neighbours,)
+    if max(own, default=0) > len(points):
+        raise HouseError(f"num_nearest_neighbours: {neighbours} is more than the {len(points)} data nodes.")
     data = data_nodes(graph, float(builder.get("boundary_width_km", ZONE_KM)), keys.DATA, mask)
-    return Size(config_name, encoder, size_table(data, points, mesh, (*NUMBERS, *own), encoder.floor))
-
-
-def _encoder(builder: dict[str, Any]) -> Encoder:
-    neighbours = parse_neighbours(builder["num_nearest_neighbours"], auto=True)
-    floor = builder.get("floor", FLOOR) if neighbours == "auto" else 1
-    return Encoder(builder["_target_"].rpartition(".")[2], neighbours, floor)
+    return Size(config_name, encoder, size_table(data, points, mesh, (*NUMBERS, *own), floor))
 
 
 def as_text(size: Size) -> str:
@@ -250,16 +221,15 @@ def _notes(size: Size, row: Row | None) -> list[str]:
     elif encoder.builder == "CoveringKNNEdges":
         effect = f"adds an edge for each of the {row.isolated['all']:,} isolated ones"
     else:
-        effect = f"{row.at_boundary:,} isolated {where}"
-    smallest = (
-        f"none up to {SEARCH_LIMIT} is sufficient: refine the hidden mesh, or use\n          graph=house_covering"
-        if table.smallest is None
-        else f"{table.smallest}: with fewer, a data node {where} is isolated"
-    )
+        effect = f"{row.isolated['lam'] + row.isolated['rim']:,} isolated {where}"
+    smallest = f"{table.smallest}: with fewer, a data node {where} is isolated"
+    if table.smallest is None:
+        advice = f"refine the hidden mesh, or use\n{'':10}graph=house_covering"
+        smallest = f"none up to {coverage.SEARCH_LIMIT} is sufficient: {advice}"
     return [
         f"set       {encoder.neighbours} by this config, {encoder.builder}:",
         f"          {effect}",
         f"smallest  {smallest}",
         f"rim       outside the LAM, within {table.boundary_width_km:g} km of it",
-        f"poles     farther from the LAM, poleward of {POLAR_LATITUDE:g} degrees",
+        f"poles     farther from the LAM, poleward of {coverage.POLAR_LATITUDE:g} degrees",
     ]

@@ -7,9 +7,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +51,22 @@ class DescribeRun(pl.Callback):
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record everything that can be found out."""
-        logger = trainer.logger
+        logger: Any = trainer.logger
         tracked = getattr(logger, "logger_name", None) == "mlflow"
         try:
             if tracked:
-                self._describe(trainer, pl_module)
+                params = {**_of_graph(pl_module), **_of_training(trainer, pl_module), **_of_data(pl_module)}
+                logger.experiment.log_batch(
+                    logger.run_id,
+                    params=[Param(key, str(value)) for key, value in params.items()],
+                    tags=[RunTag(key, value) for key, value in _tags(trainer, self.start).items()],
+                )
             # The picture belongs to the graph, so it is drawn without a tracker too.
             if self.picture and (picture := _picture(pl_module)) and tracked:
-                _record(picture, logger)
+                with tempfile.TemporaryDirectory() as folder:
+                    logger.experiment.log_artifact(logger.run_id, shutil.copy(picture, Path(folder) / "graph.png"))
         except Exception as failure:  # a description must not end a training
             LOGGER.warning("The description of the run is incomplete: %s", failure)
-
-    def _describe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        params = {**_of_graph(pl_module), **_of_training(trainer, pl_module), **_of_data(pl_module)}
-        trainer.logger.experiment.log_batch(  # type: ignore[union-attr]
-            trainer.logger.run_id,  # type: ignore[union-attr]
-            params=[Param(key, str(value)) for key, value in params.items()],
-            tags=[RunTag(key, str(value)) for key, value in _tags(trainer, self.start).items()],
-        )
 
 
 def _picture(pl_module: Any) -> Path | None:
@@ -86,21 +84,12 @@ def _picture(pl_module: Any) -> Path | None:
     return picture
 
 
-def _record(picture: Path, logger: Any) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        logger.experiment.log_artifact(logger.run_id, shutil.copy(picture, Path(folder) / "graph.png"))
-
-
 def _of_graph(pl_module: Any) -> dict[str, Any]:
-    record = getattr(pl_module.model.graph_data, RECORD, None)
-    if record is None:
-        return {}
+    coverage = getattr(pl_module.model.graph_data, RECORD, {"coverage": {}})["coverage"]
     found: dict[str, Any] = {}
-    for key, part in record["coverage"].items():
-        if isinstance(part, Mapping):
-            found |= {f"graph.{key}.{name.replace(' -> ', '_to_')}": value for name, value in part.items()}
-        else:
-            found[f"graph.{key}"] = part
+    for key, part in coverage.items():
+        parts = {f".{name}": value for name, value in part.items()} if isinstance(part, Mapping) else {"": part}
+        found |= {f"graph.{key}{name.replace(' -> ', '_to_')}": value for name, value in parts.items()}
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -118,19 +107,18 @@ def _of_data(pl_module: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with suppress(Exception):  # the dataloader of another config
         config = pl_module.config
-        found |= {f"data.{name}": _absolute(path) for name, path in keys.get(config, keys.DATASETS).items()}
+        paths = keys.get(config, keys.DATASETS).items()
+        found |= {f"data.{name}": str(Path(path).absolute()) if Path(path).exists() else path for name, path in paths}
         for stage in (keys.TRAINING, keys.VALIDATION):
             dates = keys.get(config, keys.dates_of(stage))
             found |= {f"data.{stage.rpartition('.')[2]}.{end}": dates[end] for end in ("start", "end")}
     return found
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute()) if Path(path).exists() else path
-
-
 def _tags(trainer: pl.Trainer, start: str) -> dict[str, str]:
-    tags = dict(_versions())
+    tags = {f"version.{package}": version(package) for package in _PACKAGES}
+    tags |= {name: os.environ[name] for name in _SLURM if name in os.environ}
+    tags["nodes"] = str(trainer.num_nodes)
     if start:
         tags["start"] = start
     with suppress(Exception):  # not started by Hydra
@@ -139,23 +127,13 @@ def _tags(trainer: pl.Trainer, start: str) -> dict[str, str]:
         tags["experiment"] = str(HydraConfig.get().job.config_name)
     if commit := _git_commit():
         tags["git_commit"] = commit
-    tags["nodes"] = str(trainer.num_nodes)
-    return tags | {name: os.environ[name] for name in _SLURM if name in os.environ}
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            yield f"version.{package}", version(package)
+    return tags
 
 
 def _git_commit() -> str:
     """Return the commit of the working directory, with a plus if files were changed; empty outside a repository."""
-    answers: list[str] = []
-    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        try:
-            done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=2, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return answers[0] if answers else ""
-        answers.append(done.stdout.strip())
-    return answers[0] + ("+" if answers[1] else "")
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -46,7 +46,7 @@ def check_graph_file(config: DictConfig, cutout: dict[str, Any]) -> None:
 @cache
 def _check_room(path: Path, cutout_json: str) -> None:
     """Check that a graph can be written; once for each file, since a config refers to its dataset several times."""
-    needed = BYTES_PER_DATA_NODE * _coordinates(cutout_json)[0].size
+    needed = BYTES_PER_DATA_NODE * _coordinates(cutout_json).shape[1]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -83,14 +83,12 @@ def outdated(path: Path, config: DictConfig, cutout: dict[str, Any]) -> str:
 
 
 @cache
-def _coordinates(cutout_json: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return latitudes and longitudes of the data nodes, in degrees, rounded to single precision as in the graph."""
+def _coordinates(cutout_json: str) -> np.ndarray:
+    """Return latitudes and longitudes of the data nodes in degrees, of shape (2, n), in the precision of the graph."""
     from anemoi.datasets import open_dataset
 
     dataset = open_dataset(**json.loads(cutout_json))
-    radians = (np.deg2rad(part).astype(np.float32) for part in (dataset.latitudes, dataset.longitudes))
-    latitudes, longitudes = (np.rad2deg(part) for part in radians)
-    return latitudes, longitudes
+    return np.rad2deg(np.deg2rad([dataset.latitudes, dataset.longitudes]).astype(np.float32))
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from anemoi_house.errors import HouseError
 from anemoi_house.extras import extras_named
-from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.errors import CommandError, mistakes_as
 
-try:
-    with extras_named("house-noaa"):
-        from anemoi_house.datasets.sources import HouseNoaaSource
-except HouseError as missing:
-    raise CommandError(str(missing)) from None
+with mistakes_as(CommandError), extras_named("house-noaa"):
+    from anemoi_house.datasets.sources import HouseNoaaSource
 
 __all__ = ["HouseNoaaSource"]

@@ -9,8 +9,6 @@ from importlib.metadata import version
 SUPPORTED = "0.17"
 """Minor version of anemoi-training that our configs and schemas are made for, as in pyproject.toml."""
 
-ANEMOI_SCHEMAS = "anemoi.training.schemas.base_schema"
-
 
 def register() -> None:
     """Register the resolvers that our configs use and, in a process that has loaded anemoi-training's, our schemas.
@@ -20,7 +18,7 @@ def register() -> None:
     from anemoi_house.plugin import resolvers
 
     resolvers.register()
-    if ANEMOI_SCHEMAS in sys.modules:
+    if "anemoi.training.schemas.base_schema" in sys.modules:
         warn_of_another_version()
         from anemoi_house.plugin import schemas
 

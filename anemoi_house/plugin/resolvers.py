@@ -1,40 +1,27 @@
 """Values that our configs compute: `${house.NAME:...}`.
 
 A resolver runs when a command resolves its config, before anything is built: that is where mistakes in paths, data and
-trim are found. This module imports nothing but OmegaConf.
+trim are found. This module imports nothing but OmegaConf and Hydra.
 """
 
 from __future__ import annotations
 
 import os
-from functools import wraps
-from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from anemoi_house.errors import HouseError
 from anemoi_house.upstream import keys
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from anemoi_house.upstream.errors import ResolverError, mistakes_as
 
 
 def register() -> None:
     """Register our resolvers with OmegaConf; a second call changes nothing."""
-    for resolver in (
-        path_of,
-        nested,
-        build_graph,
-        slurm_nodes,
-        slurm_tasks_per_node,
-        slurm_gpus_per_node,
-        strategy,
-        tracking_uri,
-        begins_with_weights,
-        local_rate,
-        start,
-    ):
-        OmegaConf.register_new_resolver(f"house.{resolver.__name__}", _with_message(resolver), replace=True)
+    of_slurm = (slurm_nodes, slurm_tasks_per_node, slurm_gpus_per_node)
+    others = (path_of, nested, build_graph, strategy, tracking_uri, begins_with_weights, local_rate, start)
+    for resolver in of_slurm + others:
+        passing = mistakes_as(ResolverError)(resolver)
+        OmegaConf.register_new_resolver(f"house.{resolver.__name__}", passing, replace=True)
 
 
 def path_of(variable: str, key: str) -> str:
@@ -131,18 +118,3 @@ def local_rate(global_rate: float, *, _root_: DictConfig) -> float:
     from anemoi_house.runs import stages
 
     return stages.local_rate(global_rate, _root_)
-
-
-def _with_message(resolver: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a user's mistake pass through OmegaConf with its message alone."""
-
-    @wraps(resolver)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return resolver(*args, **kwargs)
-        except HouseError as mistake:
-            from anemoi_house.upstream.errors import ResolverError
-
-            raise ResolverError(str(mistake)) from None
-
-    return call

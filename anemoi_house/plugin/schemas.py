@@ -12,18 +12,20 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
+from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
 from anemoi.graphs.schemas.normalise import ImplementedNormalisationSchema
-from anemoi.training.schemas.diagnostics import MlflowSchema
+from anemoi.training.schemas.base_schema import BaseSchema
+from anemoi.training.schemas.diagnostics import DiagnosticsSchema, LoggingSchema, MlflowSchema
+from anemoi.training.schemas.training import SingleTrainingSchema
 from anemoi.utils.schemas import BaseModel
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from anemoi_house.boundary.regions import REGIONS
 from anemoi_house.boundary.widths import INNER_KM, OUTER_KM, ZONE_KM
-from anemoi_house.errors import HouseError
-from anemoi_house.graphs.coverage import CEILING, FLOOR, check_range, parse_neighbours
+from anemoi_house.graphs.coverage import CEILING, FLOOR, check_range, neighbours_or_auto, parse_neighbours
 from anemoi_house.tracking.servers.azure_sign_in import IDENTITIES
 from anemoi_house.tracking.servers.connect import check_uri
-from anemoi_house.upstream.errors import CommandError
+from anemoi_house.upstream.errors import CommandError, mistakes_as
 from anemoi_house.upstream.graph import LAM_MASK
 from anemoi_house.upstream.keys import DATA, HIDDEN
 
@@ -46,7 +48,7 @@ class HouseModel(BaseModel):
 class NearestNeighboursModel(HouseModel):
     """Settings that our nearest-neighbour builders share."""
 
-    AUTO: ClassVar[bool] = False
+    parse: ClassVar[Callable[[object], Any]] = parse_neighbours
 
     num_nearest_neighbours: Any
     "Data nodes that each hidden node picks; with some builders `auto`, for the smallest sufficient number."
@@ -58,13 +60,14 @@ class NearestNeighboursModel(HouseModel):
     @field_validator("num_nearest_neighbours")
     @classmethod
     def _neighbours(cls, value: Any) -> Any:
-        return _as_value_error(parse_neighbours, value, auto=cls.AUTO)
+        with mistakes_as(ValueError):
+            return cls.parse(value)
 
 
 class BoundaryAwareKNNEdgesSchema(NearestNeighboursModel):
     """Settings of `anemoi_house.graphs.BoundaryAwareKNNEdges`."""
 
-    AUTO: ClassVar[bool] = True
+    parse: ClassVar[Callable[[object], Any]] = neighbours_or_auto
 
     target_: Literal["anemoi_house.graphs.BoundaryAwareKNNEdges"] = Field(..., alias="_target_")
     boundary_width_km: PositiveFloat = ZONE_KM
@@ -78,7 +81,8 @@ class BoundaryAwareKNNEdgesSchema(NearestNeighboursModel):
 
     @model_validator(mode="after")
     def _range(self) -> Self:
-        _as_value_error(check_range, self.floor, self.ceiling)
+        with mistakes_as(ValueError):
+            check_range(self.floor, self.ceiling)
         return self
 
 
@@ -139,9 +143,7 @@ class AreaReweightedScalerSchema(HouseModel):
 class SpooledMLflowLoggerSchema(HouseModel, MlflowSchema):
     """Settings of `anemoi_house.tracking.logger.SpooledMLflowLogger`, in addition to those of the stock logger."""
 
-    target_: Literal["anemoi_house.tracking.logger.SpooledMLflowLogger"] = Field(  # type: ignore[assignment]
-        ..., alias="_target_"
-    )
+    target_: Literal["anemoi_house.tracking.logger.SpooledMLflowLogger"] = Field(..., alias="_target_")  # type: ignore[assignment]
     params: list[str] = Field(default_factory=list)
     "Settings to log as parameters: dotted keys, branches or shell patterns."
     finish_wait_s: float = Field(default=8, ge=0, le=600)
@@ -151,16 +153,15 @@ class SpooledMLflowLoggerSchema(HouseModel, MlflowSchema):
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         if value:
-            _as_value_error(check_uri, value)
+            with mistakes_as(ValueError):
+                check_uri(value)
         return value or None
 
 
 class AzureMLflowLoggerSchema(SpooledMLflowLoggerSchema):
     """Settings of `anemoi_house.tracking.logger.AzureMLflowLogger`."""
 
-    target_: Literal["anemoi_house.tracking.logger.AzureMLflowLogger"] = Field(  # type: ignore[assignment]
-        ..., alias="_target_"
-    )
+    target_: Literal["anemoi_house.tracking.logger.AzureMLflowLogger"] = Field(..., alias="_target_")  # type: ignore[assignment]
     aml_subscription_id: str | None = None
     "Subscription of the workspace."
     aml_resource_group: str | None = None
@@ -174,10 +175,6 @@ class AzureMLflowLoggerSchema(SpooledMLflowLoggerSchema):
 @cache
 def register() -> None:
     """Make anemoi-training's validation accept our classes, once per process."""
-    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
-    from anemoi.training.schemas.diagnostics import LoggingSchema
-    from anemoi.training.schemas.training import SingleTrainingSchema
-
     accept(
         (NodeSchema, "attributes", BoundaryRingSchema),
         (EdgeSchema, "edge_builders", BoundaryAwareKNNEdgesSchema, CoveringKNNEdgesSchema),
@@ -196,22 +193,12 @@ def accept(*additions: tuple[Any, ...]) -> None:
         A model of anemoi's, the name of its field that is a closed union, and the schemas to add to the union. A
         subclass has its own fields: name the model that is used, `SingleTrainingSchema` rather than its base.
     """
-    from anemoi.graphs.schemas.base_graph import BaseGraphSchema, EdgeSchema, NodeSchema
-    from anemoi.training.schemas.base_schema import BaseSchema
-    from anemoi.training.schemas.diagnostics import DiagnosticsSchema, LoggingSchema
-    from anemoi.training.schemas.training import SingleTrainingSchema
-
-    models = [model for model, *_ in additions]
     for model, field, *members in additions:
         info = model.model_fields[field]
-        if info.discriminator:  # if the union is the whole field, pydantic stores its discriminator separately
-            info.annotation = Union[(*get_args(info.annotation), *members)]
-        else:
-            info.annotation = widened(info.annotation, tuple(members))
+        info.annotation = widened(info.annotation, tuple(members))
     # Inner models first: a model copies the core schemas of its members when it is built.
-    inner = (NodeSchema, EdgeSchema, BaseGraphSchema, SingleTrainingSchema, LoggingSchema)
-    outer = (DiagnosticsSchema, BaseSchema)
-    for model in (*(model for model in models if model not in outer), *inner, *outer):
+    stock = (NodeSchema, EdgeSchema, BaseGraphSchema, SingleTrainingSchema, LoggingSchema, DiagnosticsSchema)
+    for model in (*(model for model, *_ in additions), *stock, BaseSchema):
         model.model_rebuild(force=True)
 
 
@@ -233,14 +220,6 @@ def widened(annotation: Any, members: tuple[type, ...]) -> Any:
 def targets(model: type[BaseModel]) -> tuple[str, ...]:
     """Return the values of `_target_` that a schema is for."""
     return get_args(model.model_fields["target_"].annotation)
-
-
-def _as_value_error(check: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run one of our checks inside pydantic, which only collects ValueErrors."""
-    try:
-        return check(*args, **kwargs)
-    except HouseError as mistake:
-        raise ValueError(str(mistake)) from None
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:

@@ -86,10 +86,11 @@ def resume(folder: Path) -> Resume | None:
     if last.exists() and (fault := fault_of(last)):
         passed_over.append(f"{last}: {fault}")
     for checkpoint in candidates(run):
-        if fault := checkpoint.fault:
+        if fault := fault_of(checkpoint.path):
             passed_over.append(f"{checkpoint.path}: {fault}")
             continue
-        later = [other.step for other in checkpoints_in(run) if other.step > checkpoint.step and not other.fault]
+        further = (other for other in checkpoints_in(run) if other.step > checkpoint.step)
+        later = [other.step for other in further if not fault_of(other.path)]
         again = max(later, default=checkpoint.step) - checkpoint.step
         return Resume(run.name, checkpoint, again, tuple(passed_over))
     if not passed_over:

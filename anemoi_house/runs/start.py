@@ -17,7 +17,7 @@ from anemoi_house.errors import HouseError
 from anemoi_house.tracking.identity import local_run_id
 from anemoi_house.tracking.spool import FOLDER
 from anemoi_house.upstream import keys
-from anemoi_house.upstream.checkpoints import INFERENCE, LAST, fault_of, metadata_of
+from anemoi_house.upstream.checkpoints import INFERENCE, LAST, fault_of
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def check_file(source: Source) -> None:
 
 def _check_state(config: DictConfig, source: Source) -> None:
     """Check that the state of a checkpoint agrees with the schedule and rollout of the config."""
-    metadata = metadata_of(source.checkpoint)
+    from anemoi.utils.checkpoints import load_metadata
+
+    metadata = load_metadata(str(source.checkpoint))
     before = metadata.get("config") or {}
     new_run = (
         f"load weights alone into a new run: {keys.WEIGHTS_ONLY}=True {keys.RUN_ID}=null "

@@ -12,7 +12,6 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 LAST = "last.ckpt"
 """Copy of the latest checkpoint to train from."""
@@ -48,11 +47,6 @@ class Checkpoint:
         """Whether a training that continues from it sees every date of an epoch exactly once."""
         return self.kind == "by_epoch"
 
-    @property
-    def fault(self) -> str:
-        """What makes the file unusable; empty if it is whole."""
-        return fault_of(self.path)
-
 
 def fault_of(path: Path) -> str:
     """Return what makes a checkpoint unusable; an empty string if it is whole.
@@ -77,7 +71,7 @@ def _fault(path: Path, _mtime_ns: int, _size: int) -> str:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 return f"its part {broken} is damaged"
-            names = _metadata_parts(archive)
+            names = [name for name in archive.namelist() if name.rpartition("/")[2] == _METADATA]
             if len(names) != 1:
                 return "its metadata was not written"
             json.loads(archive.read(names[0]))
@@ -86,14 +80,6 @@ def _fault(path: Path, _mtime_ns: int, _size: int) -> str:
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return ""
-
-
-def metadata_of(path: Path) -> dict[str, Any]:
-    """Return the metadata of a whole checkpoint: `config`, `run_id`, `training` and so on."""
-    with zipfile.ZipFile(path) as archive:
-        (name,) = _metadata_parts(archive)
-        found: dict[str, Any] = json.loads(archive.read(name))
-    return found
 
 
 def checkpoints_in(folder: Path) -> list[Checkpoint]:
@@ -112,7 +98,3 @@ def checkpoints_in(folder: Path) -> list[Checkpoint]:
 def candidates(folder: Path) -> list[Checkpoint]:
     """Return the checkpoints in the order in which a training should try to continue: ends of epochs first."""
     return sorted(checkpoints_in(folder), key=lambda each: not each.ends_an_epoch)
-
-
-def _metadata_parts(archive: zipfile.ZipFile) -> list[str]:
-    return [name for name in archive.namelist() if name.rpartition("/")[2] == _METADATA]

@@ -34,12 +34,8 @@ def composed(config_name: str, config_path: Path | None, overrides: Sequence[str
 
     if config_path is not None and not config_path.is_dir():
         raise HouseError(f"--config-path: {config_path} is not a directory.")
-    hydra = (
-        initialize(version_base=None)
-        if config_path is None
-        else initialize_config_dir(version_base=None, config_dir=str(config_path.absolute()))
-    )
-    with hydra:
+    folder = config_path and str(config_path.absolute())
+    with initialize_config_dir(folder, version_base=None) if folder else initialize(version_base=None):
         try:
             return compose(config_name=config_name, overrides=list(overrides))
         except MissingConfigException as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import CompactHydraException
@@ -35,6 +37,23 @@ class ResolverError(CommandError, InterpolationResolutionError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         _set_hook(_as_python_does)
+
+
+@contextmanager
+def mistakes_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
+    """Raise users' mistakes as another kind of error, with the same message; also a decorator.
+
+    Parameters
+    ----------
+    kind : type
+        What the caller passes on as it is: `CommandError`, `ResolverError`, or ValueError inside pydantic.
+    prefix : str
+        Beginning of the message.
+    """
+    try:
+        yield
+    except HouseError as mistake:
+        raise kind(f"{prefix}{mistake}") from None
 
 
 def explain_disk_errors() -> None:

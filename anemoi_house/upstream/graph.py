@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anemoi_house.errors import HouseError
 from anemoi_house.upstream import keys
@@ -41,7 +42,7 @@ def graph_settings(graph_config: Mapping[str, Any]) -> dict[str, Any]:
     from anemoi.graphs.schemas.base_graph import BaseGraphSchema
     from pydantic import ValidationError
 
-    config = json.loads(json.dumps(_plain(graph_config)))
+    config = json.loads(json.dumps(graph_config, default=_plain))
     with suppress(ValidationError):  # a builder without a schema: settings are compared as written
         config = BaseGraphSchema(**config).model_dump(by_alias=True)
     parts = json.loads(json.dumps({key: config.get(key) for key in ("nodes", "edges", "post_processors")}))
@@ -66,11 +67,10 @@ def graph_dataset(config: DictConfig) -> dict[str, Any]:
     from anemoi.models.utils.config import get_multiple_datasets_config
     from anemoi.training.schemas.dataloader import DatasetConfigSchema
 
-    datasets = get_multiple_datasets_config(keys.get(config, keys.TRAINING))
+    datasets: Any = get_multiple_datasets_config(keys.get(config, keys.TRAINING))
     if list(datasets) != [DATA]:
         raise HouseError(f"{keys.TRAINING}.datasets: must be the one dataset '{DATA}', not {', '.join(datasets)}.")
-    reader: Any = OmegaConf.to_container(datasets, resolve=True)
-    reader = reader[DATA]["dataset_config"]
+    reader = keys.plain(datasets, f"{DATA}.dataset_config")
     if not isinstance(reader, dict):
         return {"dataset": reader}
     left_out = set(DatasetConfigSchema.model_fields) - {"dataset"}
@@ -135,20 +135,18 @@ def encoder_builder(edges: list[dict[str, Any]]) -> dict[str, Any]:
     HouseError
         If there is none.
     """
-    for group in edges:
-        if (group["source_name"], group["target_name"]) == (DATA, HIDDEN):
-            for builder in group["edge_builders"]:
-                if "num_nearest_neighbours" in builder:
-                    return builder
+    of_encoder = (each for each in edges if (each["source_name"], each["target_name"]) == (DATA, HIDDEN))
+    for builder in chain.from_iterable(each["edge_builders"] for each in of_encoder):
+        if "num_nearest_neighbours" in builder:
+            return builder
     raise HouseError(
         f"{keys.GRAPH_EDGES}: has no edges from '{DATA}' to '{HIDDEN}' with num_nearest_neighbours, so there is no "
         "number of neighbours to choose."
     )
 
 
-def _plain(config: Any) -> Any:
-    if isinstance(config, Mapping):
-        return {str(key): _plain(value) for key, value in config.items()}
-    if isinstance(config, str) or not hasattr(config, "__iter__"):
-        return config if isinstance(config, str | int | float | bool | type(None)) else str(config)
-    return [_plain(value) for value in config]
+def _plain(value: Any) -> Any:
+    """Return what `json.dumps` writes for a value that it does not know, such as a config of OmegaConf's."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if hasattr(value, "__iter__") else str(value)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +66,8 @@ def loss_of(
     chosen, configs = keys.get(config, keys.LOSS), keys.get(config, keys.SCALERS)
     named = chosen.get("scalers", ())
     scalers = tuple(configs) if "*" in named else tuple(named)
-    indices: Any = IndexCollection(
-        keys.get(config, keys.VARIABLES), {variable: index for index, variable in enumerate(variables)}
-    )
+    positions = {variable: index for index, variable in enumerate(variables)}
+    indices: Any = IndexCollection(keys.get(config, keys.VARIABLES), positions)
     extractor = ExtractVariableGroupAndLevel(keys.get(config, keys.VARIABLE_GROUPS), metadata)
     outputs = indices.model.output.name_to_index
     factors = np.ones(max(outputs.values()) + 1)
@@ -78,13 +75,12 @@ def loss_of(
     for name in scalers:
         scaler = configs[name]
         if issubclass(get_class(scaler._target_), BaseVariableLossScaler):
-            with _quiet("anemoi.training.losses"):
-                try:
-                    made = instantiate(scaler, data_indices=indices, metadata_extractor=extractor)
-                except TypeError:  # it needs the statistics too
-                    left_out.append(name)
-                    continue
-                factors = factors * made.get_scaling()[1].numpy()[: len(factors)]
+            try:
+                made = instantiate(scaler, data_indices=indices, metadata_extractor=extractor)
+            except TypeError:  # it needs the statistics too
+                left_out.append(name)
+                continue
+            factors = factors * made.get_scaling()[1].numpy()[: len(factors)]
         elif (share := scaler.get("weight_frac_of_total")) is not None:
             lam_share = float(share)
     weights = []
@@ -92,15 +88,3 @@ def loss_of(
         _, param, level = extractor.get_group_and_level(variable)
         weights.append(Weight(variable, param, None if level is None else int(level), float(factors[index])))
     return Loss(chosen._target_.rpartition(".")[2], scalers, tuple(weights), lam_share), tuple(left_out)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Silence a logger below warnings."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

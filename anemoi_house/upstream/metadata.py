@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ class InferenceCheckpoint:
 
         try:
             return cls(checkpoint, load_metadata(str(checkpoint)))
-        except (OSError, ValueError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise HouseError(
                 f"{checkpoint}: not a checkpoint of anemoi-training, or cut short ({first_line(error)}). {ANOTHER}"
             ) from None
@@ -137,12 +136,10 @@ class InferenceCheckpoint:
             )
         arrays = (self.metadata.get("supporting_arrays_paths") or {}).get(self.dataset_name) or {}
         lacking = [name for name in ("latitudes", "longitudes") if name not in arrays]
-        if b"HeteroData" not in model or lacking:
-            what = f"the {' and '.join(lacking)} of its nodes" if lacking else "nodes and edges"
-            raise HouseError(
-                f"{self.checkpoint}: has no graph ({what} are missing). Use a checkpoint as the training wrote it: "
-                f"{INFERENCE}*.ckpt."
-            )
+        if b"HeteroData" not in model:
+            lacking.append("nodes and edges")
+        if lacking:
+            raise HouseError(f"{self.checkpoint}: has no graph ({', '.join(lacking)} are missing). {ANOTHER}")
 
     @cached_property
     def coordinates(self) -> tuple[Any, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
 from typing import Any
@@ -159,7 +158,7 @@ def phases_of(config: DictConfig, hardware: Hardware, dates: Dates) -> tuple[tup
         if task.get_offsets("training") != offsets:
             offsets = task.get_offsets("training")
             phases.append(_phase(config, hardware, dates, epoch, len(task.steps("training")), offsets))
-        phases[-1] = dataclasses.replace(phases[-1], epochs=phases[-1].epochs + 1)
+        phases[-1] = replace(phases[-1], epochs=phases[-1].epochs + 1)
         steps += phases[-1].steps
         task.on_train_epoch_end(current_epoch=epoch)
         epoch += 1

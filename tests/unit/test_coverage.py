@@ -13,10 +13,12 @@ from anemoi_house.errors import HouseError
 from anemoi_house.graphs.coverage import (
     ZONES,
     DataNodes,
-    NeighbourSearch,
+    first_pick,
     nearest_hidden,
+    neighbours_or_auto,
     parse_neighbours,
     reached_nodes,
+    smallest_number,
 )
 
 random_grids = st.tuples(st.integers(0, 2**32 - 1), st.integers(12, 150), st.integers(3, 60))
@@ -34,8 +36,8 @@ def random_grid(drawn: tuple[int, int, int]) -> tuple[DataNodes, np.ndarray]:
     return DataNodes(latitudes, longitudes, in_lam, float(rng.uniform(100, 5000))), hidden
 
 
-def search_in(nodes: DataNodes, hidden: np.ndarray) -> NeighbourSearch:
-    return NeighbourSearch(nodes.points, unit_vectors(*hidden.T))
+def smallest_in(nodes: DataNodes, hidden: np.ndarray, floor: int, ceiling: int) -> int | None:
+    return smallest_number(nodes, nodes.points, unit_vectors(*hidden.T), floor, ceiling)
 
 
 def chords(nodes: DataNodes, hidden: np.ndarray) -> np.ndarray:
@@ -98,33 +100,7 @@ def test_first_pick_is_that_of_brute_force(drawn: tuple[int, int, int], ceiling:
     nodes, hidden = random_grid(drawn)
     ranks = np.argsort(np.argsort(chords(nodes, hidden), axis=1), axis=1) + 1
     expected = np.minimum(ranks.min(axis=0), ceiling + 1)
-    assert list(search_in(nodes, hidden).first_pick(ceiling)) == list(expected)
-
-
-@given(random_grids, st.lists(st.integers(1, 12), min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None)
-def test_nearest_is_that_of_brute_force_however_often_it_is_asked(
-    drawn: tuple[int, int, int], asked: list[int]
-) -> None:
-    nodes, hidden = random_grid(drawn)
-    expected = np.argsort(chords(nodes, hidden), axis=1)
-    search = search_in(nodes, hidden)
-    for neighbours in asked:
-        found = search.nearest(neighbours)
-        assert found.indices.shape == (len(hidden), neighbours)
-        assert np.array_equal(found.indices, expected[:, :neighbours])
-        assert len(found.tied) == 0
-
-
-def test_nearest_names_the_hidden_nodes_at_which_a_tie_decides() -> None:
-    """Three data nodes on the equator, and a hidden node midway between the second and the third."""
-    data = unit_vectors(np.zeros(3), np.array([10.0, 20.0, 30.0]))
-    mesh = unit_vectors(np.zeros(2), np.array([25.0, 12.0]))
-    search = NeighbourSearch(data, mesh)
-    assert list(search.nearest(1).tied) == [0]
-    assert list(search.nearest(2).tied) == []
-    assert list(search.nearest(3).tied) == []  # there is no further node to tie with
-    assert search.nearest(3).indices.shape == (2, 3)
+    assert list(first_pick(nodes.points, unit_vectors(*hidden.T), ceiling)) == list(expected)
 
 
 def brute_smallest(nodes: DataNodes, hidden: np.ndarray, floor: int, ceiling: int) -> int | None:
@@ -142,7 +118,7 @@ def brute_smallest(nodes: DataNodes, hidden: np.ndarray, floor: int, ceiling: in
 def test_smallest_is_that_of_brute_force(drawn: tuple[int, int, int], floor: int, ceiling: int) -> None:
     nodes, hidden = random_grid(drawn)
     expected = brute_smallest(nodes, hidden, floor, min(ceiling, len(nodes.latitudes)))
-    assert search_in(nodes, hidden).smallest(nodes, floor, ceiling) == expected
+    assert smallest_in(nodes, hidden, floor, ceiling) == expected
 
 
 @pytest.mark.parametrize(("lam_step", "globe_step", "resolution"), [(2.0, 5.0, 2), (2.5, 10.0, 3)])
@@ -151,16 +127,16 @@ def test_smallest_counts_ties_in_favour_of_the_node(lam_step: float, globe_step:
     nodes = DataNodes(*coordinates.T, in_lam, 1000.0)
     hidden = np.round(mesh_coordinates(resolution), 3)
     expected = brute_smallest(nodes, hidden, 3, 64)
-    assert search_in(nodes, hidden).smallest(nodes, 3, 64) == expected
+    assert smallest_in(nodes, hidden, 3, 64) == expected
 
 
 def test_smallest_of_a_grid_that_needs_more_than_the_ceiling() -> None:
     """100 nodes in a row, seen from one end: the last is the hundredth neighbour."""
     nodes = DataNodes(np.zeros(100), np.arange(100) * 0.1, np.ones(100, dtype=bool), 1000.0)
-    search = NeighbourSearch(nodes.points, unit_vectors(np.zeros(1), np.array([-1.0])))
-    assert search.smallest(nodes, 12, 99) is None
-    assert search.smallest(nodes, 12, 100) == 100
-    assert search.smallest(nodes, 12, 5000) == 100
+    hidden = np.array([[0.0, -1.0]])
+    assert smallest_in(nodes, hidden, 12, 99) is None
+    assert smallest_in(nodes, hidden, 12, 100) == 100
+    assert smallest_in(nodes, hidden, 12, 5000) == 100
 
 
 @pytest.mark.parametrize("sources", [[], [0, 0, 3], [0, 1, 2, 3]])
@@ -275,17 +251,17 @@ def test_the_graph_is_not_touched_by_the_search(tiny_nodes: HeteroData) -> None:
 @pytest.mark.parametrize("value", [1, 12, 20, 256])
 def test_number_of_neighbours(value: int) -> None:
     assert parse_neighbours(value) == value
-    assert parse_neighbours(value, auto=True) == value
+    assert neighbours_or_auto(value) == value
 
 
 def test_automatic_number_of_neighbours() -> None:
-    assert parse_neighbours("auto", auto=True) == "auto"
+    assert neighbours_or_auto("auto") == "auto"
 
 
 @pytest.mark.parametrize("value", [0, -3, 2.5, 20.0, True, "lots", "20", "Auto", None, [12], float("nan")])
 def test_bad_number_of_neighbours(value: object) -> None:
     with pytest.raises(HouseError) as caught:
-        parse_neighbours(value, auto=True)
+        neighbours_or_auto(value)
     assert str(caught.value) == (
         f"num_nearest_neighbours: {value!r} is not a valid number of neighbours; give a whole number of at "
         "least 1, or auto."

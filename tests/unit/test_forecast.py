@@ -89,7 +89,7 @@ def test_a_range_holds_both_ends(start, span_h, step_h):
         (["2020-01-27T06:30"], "is not a date. Give it as 2020-01-27T00, in UTC and on the hour"),
         (["2020-01-28/2020-01-27/12h"], "ends before it starts"),
         (["2020-01-28/2020-01-27"], "is not a range. Give START/END/STEP"),
-        (["2020-01-27/2020-01-28/0h"], "must be more than 0"),
+        (["2020-01-27/2020-01-28/0h"], "is not a duration of more than 0"),
         (["2020-01-27/2020-01-28/12"], "has no unit. Is it 12h or 12d?"),
         (["1000-01-01/9000-01-01/1h"], f"at most {MOST_DATES:,}"),
         ([], "is empty. Give one date or more"),
@@ -276,7 +276,7 @@ def test_checkpoints_that_cannot_forecast(checkpoint, data, tmp_path):
     said = metadata_of(*data)
     for options, message in (
         ({"model": b"weights"}, r"has no graph \(nodes and edges"),
-        ({"arrays": False}, r"has no graph \(the latitudes and longitudes of its nodes"),
+        ({"arrays": False}, r"has no graph \(latitudes, longitudes are missing"),
         ({"model": b"pytorch-lightning_version HeteroData"}, r"use the inference-\*\.ckpt next to it"),
     ):
         with pytest.raises(HouseError, match=message):

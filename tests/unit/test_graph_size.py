@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def test_size_of_an_experiment_is_that_of_its_graph_and_writes_nothing(
     assert size.encoder == Encoder("BoundaryAwareKNNEdges", 7)
     assert size.table.nodes["lam"] == 120
     assert size.table.row(7) is not None
-    assert json.loads(json.dumps(size.as_json()))["table"]["smallest"] == size.table.smallest
+    assert json.loads(json.dumps(dataclasses.asdict(size)))["table"]["smallest"] == size.table.smallest
 
 
 def test_the_trim_counts(experiment: list[str]) -> None:

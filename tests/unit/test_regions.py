@@ -88,7 +88,7 @@ def test_each_distance_is_in_the_region_that_its_definition_says(
     [
         (
             [-100, 0, 100, 500],
-            "inner_km: 225 leaves no node in the LAM's interior (2 nodes are in the LAM).",
+            "inner_km: no node lies beyond 225 km inside of the LAM's border (the farthest is 100 km away).",
         ),
         (
             [-500, -300, 100, 500],
@@ -99,9 +99,12 @@ def test_each_distance_is_in_the_region_that_its_definition_says(
             "outer_km: no node lies within 225 km outside of the LAM's border (the nearest is 444",
         ),
         ([-500, 0, np.inf], "outer_km: no node lies within 225 km outside of the LAM's border (none is near). Give a"),
-        ([-500, 0, 100], "outer_km: 225 leaves no node outside the outer ring. Give a narrower ring."),
+        (
+            [-500, 0, 100],
+            "outer_km: no node lies beyond 225 km outside of the LAM's border (the farthest is 100 km away). Give a",
+        ),
         ([-500, 0, 100, np.nan], "1 of 4 nodes have no distance from the LAM's border."),
-        ([], "inner_km: 225 leaves no node in the LAM"),
+        ([], "inner_km: no node lies beyond 225 km inside of the LAM's border (none"),
     ],
 )
 def test_a_region_without_nodes_is_an_error(signed: list[float], message: str) -> None:
@@ -180,7 +183,7 @@ def test_other_widths_of_one_graph_are_other_regions(graph: HeteroData, expected
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inner_km": 5000.0}, "BoundaryRing: inner_km: 5000 leaves no node in the LAM's interior ("),
+        ({"inner_km": 5000.0}, "BoundaryRing: inner_km: no node lies beyond 5000 km inside of the LAM's border ("),
         ({"outer_km": 10.0}, "BoundaryRing: outer_km: no node lies within 10 km outside of the LAM's border ("),
         (
             {"lam_mask_attr_name": "lam_mask"},

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from anemoi_house.cli import main
 from anemoi_house.errors import HouseError
 from anemoi_house.runs.resume import _quoted, resume
-from anemoi_house.upstream.checkpoints import fault_of, metadata_of
+from anemoi_house.upstream.checkpoints import fault_of
 
 WEIGHTS = os.urandom(4000)
 
@@ -131,10 +131,6 @@ def test_where_nothing_is_whole_it_says_so(run: Path) -> None:
 def test_a_file_is_not_a_directory(run: Path) -> None:
     with pytest.raises(HouseError, match="is not a directory"):
         resume(run / "last.ckpt")
-
-
-def test_the_metadata_are_read(run: Path) -> None:
-    assert metadata_of(run / "last.ckpt") == {"run_id": "r"}
 
 
 @given(st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1).filter(lambda text: text.strip() == text))
