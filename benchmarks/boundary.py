@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from anemoi_house.boundary.band import WIDTH, Band, cell_areas_km2
+from anemoi_house.boundary.drift import lam_drift
 from anemoi_house.boundary.index import artifact_index
-from anemoi_house.boundary.profile import distance_bins, error_profile, lam_mean
+from anemoi_house.boundary.profile import distance_bins, error_profile
 from anemoi_house.boundary.spectra import lam_spectrum
 from anemoi_house.geometry import EARTH_RADIUS_KM, signed_distance_km, to_cartesian
 from anemoi_house.sample.grids import GRIDS
@@ -98,7 +99,7 @@ def times(name: str, number: int) -> dict[str, Any]:
     timed("profile_s", lambda: error_profile(signed, fields, areas, edges))
     lam = GRIDS[name].lam
     timed("spectrum_s", lambda: lam_spectrum(fields[:, in_lam], lam.shape, lam.spacing_km))
-    timed("drift_s", lambda: lam_mean(fields, in_lam, areas))
+    timed("drift_s", lambda: lam_drift(fields, in_lam, areas))
     return record
 
 

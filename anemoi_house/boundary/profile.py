@@ -1,7 +1,4 @@
-"""Error against distance from the border of the LAM, and means over the LAM.
-
-Arrays in, arrays out: numpy and scipy alone.
-"""
+"""Error against distance from the border of the LAM. Arrays in, arrays out: numpy and scipy alone."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from scipy.sparse import csr_array
 
 from anemoi_house.boundary.index import require_finite
 from anemoi_house.errors import HouseError
-from anemoi_house.geometry import Bools, Floats
+from anemoi_house.geometry import Floats
 
 REACH = 10
 """Default extent of the bins on either side, in cells."""
@@ -37,6 +34,11 @@ class Profile:
     rms: Floats
     bias: Floats
     nodes: NDArray[np.int64]
+
+    @property
+    def centres_km(self) -> Floats:
+        """Centres of the bins."""
+        return (self.limits_km[1:] + self.limits_km[:-1]) / 2
 
 
 def distance_bins(signed_km: ArrayLike, cell_km: float, reach_km: float | None = None) -> Floats:
@@ -102,23 +104,3 @@ def error_profile(signed_km: ArrayLike, error: ArrayLike, areas: ArrayLike, limi
     shape = (*error.shape[:-1], number)
     nodes = np.bincount(bins[within], minlength=number)
     return Profile(limits_km=limits, rms=np.sqrt(squares).reshape(shape), bias=bias.reshape(shape), nodes=nodes)
-
-
-def lam_mean(field: ArrayLike, in_lam: Bools, areas: ArrayLike) -> Floats:
-    """Return the area-weighted mean over the nodes of the LAM.
-
-    Parameters
-    ----------
-    field : array_like, shape (..., nodes)
-    in_lam : ndarray of bool, shape (nodes,)
-    areas : array_like, shape (nodes,)
-        Weights.
-
-    Raises
-    ------
-    HouseError
-        For values that are not finite.
-    """
-    field = np.asarray(field)
-    require_finite(field)
-    return np.average(field[..., in_lam], axis=-1, weights=np.asarray(areas, dtype=np.float64)[in_lam])

@@ -31,6 +31,11 @@ class Spectrum:
     wavelength_km: Floats
     variance: Floats
 
+    def ratio(self, other: Spectrum) -> Floats:
+        """Return the variance divided by another spectrum's on the same grid, such as the verification's; NaN for 0."""
+        missing = np.full(np.broadcast_shapes(self.variance.shape, other.variance.shape), np.nan)
+        return np.divide(self.variance, other.variance, out=missing, where=other.variance > 0)
+
 
 def lam_spectrum(field: ArrayLike, shape: tuple[int, int], spacing_km: float) -> Spectrum:
     """Return the variance spectrum of fields on the LAM grid, by discrete cosine transform.

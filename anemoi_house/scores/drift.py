@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anemoi_house.boundary.profile import lam_mean
+from anemoi_house.boundary.drift import lam_mean
 from anemoi_house.geometry import Floats
 from anemoi_house.scores.score import Fields, Score
 

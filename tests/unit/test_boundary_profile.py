@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anemoi_house.boundary.band import cell_areas_km2
-from anemoi_house.boundary.profile import distance_bins, error_profile, lam_mean
+from anemoi_house.boundary.drift import lam_drift, lam_mean
+from anemoi_house.boundary.profile import distance_bins, error_profile
 from anemoi_house.boundary.spectra import lam_spectrum
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import EARTH_RADIUS_KM
@@ -46,6 +47,7 @@ def test_profile_is_that_of_brute_force() -> None:
     edges = distance_bins(of.signed_km, of.band.cell_km)
     profile = error_profile(of.signed_km, error.astype(np.float32), of.areas, edges)
     assert profile.rms.shape == profile.bias.shape == (2, 3, len(edges) - 1)
+    assert profile.centres_km[0] == pytest.approx((edges[0] + edges[1]) / 2)
     assert 0 in edges
     assert (profile.nodes > 0).all()
     for index in (0, 3, len(edges) - 2):
@@ -129,6 +131,14 @@ def test_a_trend_does_not_leak_into_short_waves() -> None:
     assert short < 0.1 * fourier[wavenumber > 1 / 100].sum() / field.var()
 
 
+def test_ratio_of_spectra() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=(30, 20))
+    spectrum = lam_spectrum(truth, (30, 20), 3.0)
+    np.testing.assert_allclose(lam_spectrum(0.5 * truth, (30, 20), 3.0).ratio(spectrum), 0.25)
+    assert np.isnan(spectrum.ratio(lam_spectrum(np.ones((30, 20)), (30, 20), 3.0))).all()
+
+
 def test_spectra_of_the_wrong_grid_are_refused() -> None:
     with pytest.raises(HouseError, match=r"shape \(2, 50\) do not match a limited area of 5 x 9 points"):
         lam_spectrum(np.zeros((2, 50)), (5, 9), 3.0)
@@ -138,19 +148,27 @@ def test_spectra_of_the_wrong_grid_are_refused() -> None:
         lam_spectrum(np.array([[np.nan] + [0.0] * 24, [0.0] * 25]), (5, 5), 3.0)
 
 
-# Mean over the LAM
+# Drift
 
 
-def test_mean_over_the_lam() -> None:
+def test_drift_with_and_without_verification() -> None:
     rng = np.random.default_rng(2)
-    fields = rng.normal(size=(3, 4, 50)).astype(np.float32) + 280
+    forecast, verification = rng.normal(size=(2, 3, 4, 50)).astype(np.float32) + 280
     areas, in_lam = rng.uniform(1, 9, 50), np.arange(50) % 3 > 0
-    weights = np.where(in_lam, areas, 0)
-    np.testing.assert_allclose(lam_mean(fields, in_lam, areas), fields @ weights / weights.sum())
+    mean = np.average(forecast[..., in_lam].astype(float), axis=-1, weights=areas[in_lam])
+    np.testing.assert_allclose(lam_mean(forecast, in_lam, areas), mean)
+    alone = lam_drift(forecast, in_lam, areas)
+    np.testing.assert_allclose(alone, mean - mean[:, :1], atol=1e-9)
+    against = np.average(verification[..., in_lam].astype(float), axis=-1, weights=areas[in_lam])
+    np.testing.assert_allclose(lam_drift(forecast, in_lam, areas, verification), mean - against, atol=1e-9)
+    warmer = forecast + np.arange(4, dtype=np.float32)[:, None] * in_lam
+    np.testing.assert_allclose(lam_drift(warmer, in_lam, areas) - alone, np.tile(np.arange(4), (3, 1)), atol=1e-4)
 
 
-def test_mean_of_values_that_are_not_finite_is_refused() -> None:
-    fields = np.zeros((3, 10))
-    fields[1, 2] = np.nan
+def test_drift_of_the_wrong_input_is_refused() -> None:
+    forecast, in_lam, areas = np.zeros((3, 10)), np.arange(10) < 5, np.ones(10)
+    with pytest.raises(HouseError, match=r"verification has shape \(2, 10\), the forecast has shape \(3, 10\)"):
+        lam_drift(forecast, in_lam, areas, forecast[:2])
+    forecast[1, 2] = np.nan
     with pytest.raises(HouseError, match="1 of 30 values are not finite, in 1 of 3 fields"):
-        lam_mean(fields, np.arange(10) < 5, np.ones(10))
+        lam_drift(forecast, in_lam, areas)
