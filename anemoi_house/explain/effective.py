@@ -21,15 +21,7 @@ from anemoi_house.runs.start import source_of
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed, validated
 from anemoi_house.upstream.loss import Loss, loss_of
-from anemoi_house.upstream.trainer import (
-    Hardware,
-    Phase,
-    Rate,
-    checkpoint_intervals,
-    hardware_of,
-    phases_of,
-    rate_of,
-)
+from anemoi_house.upstream.trainer import Hardware, Phase, Rate, checkpoint_intervals, hardware_of, phases_of, rate_of
 from anemoi_house.words import counted
 
 _MISSING = "unknown.zarr"

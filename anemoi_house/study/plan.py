@@ -98,11 +98,7 @@ class Run:
     @property
     def arguments(self) -> list[str]:
         """Arguments of `anemoi-training train`."""
-        return [
-            *EXPERIMENTS[self.experiment],
-            "+sample=house_study",
-            f"{keys.RUN_NAME}={self.experiment}",
-        ]
+        return [*EXPERIMENTS[self.experiment], "+sample=house_study", f"{keys.RUN_NAME}={self.experiment}"]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -73,12 +73,7 @@ def make(runs: Sequence[Run], side_by_side: int, prefix: list[str]) -> None:
 
 
 def _train(run: Run, prefix: list[str]) -> str:
-    wanted = {
-        "arguments": run.arguments,
-        "seed": run.seed,
-        "settings": _settings(run.experiment),
-        "fault": run.fault,
-    }
+    wanted = {"arguments": run.arguments, "seed": run.seed, "settings": _settings(run.experiment), "fault": run.fault}
     if run.record.is_file():
         found = json.loads(run.record.read_text())
         if {key: found.get(key) for key in wanted} == wanted:
