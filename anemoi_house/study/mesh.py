@@ -38,11 +38,7 @@ def mesh_use(run: Path, dates: int = 12) -> dict[str, dict[str, float]]:
     outputs = [names["output"][name] for name in VARIABLES]
     lam = int(np.asarray(data.grids)[0])
     kept: dict[str, torch.Tensor] = {}
-
-    def behind_processor(module: torch.nn.Module, given: object, state: torch.Tensor) -> torch.Tensor:
-        return kept.setdefault("state", state)
-
-    model.model.processor.register_forward_hook(behind_processor)
+    model.model.processor.register_forward_hook(lambda module, given, state: kept.setdefault("state", state))
 
     def predicted(date: int) -> np.ndarray:
         states = np.stack([data[date + step] for step in range(steps)])[:, :, 0]

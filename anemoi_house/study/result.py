@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.boundary.significance import SeedDifference, difference_over_seeds
+from anemoi_house.boundary.significance import difference_over_seeds
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import Floats
 from anemoi_house.sample.grids import GRIDS
@@ -60,7 +61,6 @@ def result_of(study: Path, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         raise HouseError("--experiments: all are trimmed. Give an untrimmed one, which defines HRRR's border.")
     border = Nodes.of_graph(runs[untrimmed[0]][0].graph, neighbours=12)
     scores = {name: _scores_of_experiment(study, each, border) for name, each in runs.items()}
-    firsts = {name: each[0] for name, each in scores.items()}
     dates, leads_h = _shared(scores, "dates"), _shared(scores, "leads_h")
     judged, by_date = ({lead: leads_h.index(lead) for lead in of} for of in (JUDGED_LEADS_H, BY_DATE_LEADS_H))
     return {
@@ -73,10 +73,9 @@ def result_of(study: Path, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         "fault": {"experiments": list(FAULTY), **SETTINGS},
         "profile_km": PROFILE_KM.tolist(),
         "trainings": {name: [_training(run) for run in each] for name, each in runs.items()},
-        "nodes": {name: each["nodes"] for name, each in firsts.items()},
-        "isolated": {name: each["isolated"] for name, each in firsts.items()},
+        **{key: {name: of[0][key] for name, of in scores.items()} for key in ("nodes", "isolated")},
         "mesh_use": {name: mesh_use(each[0].folder) for name, each in runs.items()},
-        "band": {name: each["band"] for name, each in firsts.items()},
+        "band": {name: of[0]["band"] for name, of in scores.items()},
         "scores": {name: {each: _summary(of, each) for each in VARIABLES} for name, of in scores.items()},
         "by_date": {name: _by_date(each, by_date) for name, each in scores.items()},
         "differences_are": "value, low and high end of the 95 % interval",
@@ -122,9 +121,8 @@ def squares(runs: RunScores, variable: str, score: str, key: str = "squared") ->
     """
     kind, name = score.split()
     of_runs = [run["variables"][variable] for run in runs]
-    if kind == "rmse":
-        return np.array([scores["mse"][name] for scores in of_runs], dtype=np.float64)
-    return np.array([scores[kind][name][key] for scores in of_runs], dtype=np.float64)
+    found = [scores["mse"][name] if kind == "rmse" else scores[kind][name][key] for scores in of_runs]
+    return np.array(found, dtype=np.float64)
 
 
 def _summary(runs: RunScores, variable: str) -> dict[str, Any]:
@@ -135,26 +133,19 @@ def _summary(runs: RunScores, variable: str) -> dict[str, Any]:
     return {
         "score": {score: signed_root(squares(runs, variable, score).mean(axis=1)).tolist() for score in SCORES},
         "persistence": {region: np.sqrt(np.mean(first["persistence"][region], axis=0)).tolist() for region in REGIONS},
-        "analysis": {
-            measure: signed_root(np.mean(first["analysis"][measure]["squared"])).item() for measure in MEASURES
-        },
-        "bias": {
-            region: np.mean([scores["bias"][region] for scores in of_runs], axis=1).tolist() for region in BIAS_REGIONS
-        },
+        "analysis": {name: signed_root(np.mean(first["analysis"][name]["squared"])).item() for name in MEASURES},
+        "bias": {name: np.mean([each["bias"][name] for each in of_runs], axis=1).tolist() for name in BIAS_REGIONS},
         "profile_rmse": np.sqrt(profile).tolist(),
     }
 
 
 def _by_date(runs: RunScores, leads: Mapping[int, int]) -> dict[str, Any]:
     """Return each score by seed and date at some lead times, without averaging."""
-
-    def at_leads(roots: Floats) -> dict[str, Any]:
-        return {str(lead): roots[..., index].tolist() for lead, index in leads.items()}
-
-    return {
-        variable: {score: at_leads(signed_root(squares(runs, variable, score))) for score in SCORES}
-        for variable in VARIABLES
-    }
+    found: dict[str, Any] = {variable: {} for variable in VARIABLES}
+    for variable, score in itertools.product(VARIABLES, SCORES):
+        roots = signed_root(squares(runs, variable, score))
+        found[variable][score] = {str(lead): roots[..., at].tolist() for lead, at in leads.items()}
+    return found
 
 
 def _differences(scores: Mapping[str, RunScores], leads: Mapping[int, int]) -> dict[str, Any]:
@@ -177,16 +168,14 @@ def _contrast(ours: RunScores, theirs: RunScores, score: str, leads: Mapping[int
     units = np.stack([squares(theirs, each, score, scale) for each in VARIABLES]).mean(axis=(1, 2))
     return {
         str(lead): {
-            "all": _interval(difference_over_seeds(one[..., at], other[..., at], np.sqrt(units[:, at]))),
-            **{
-                variable: _interval(difference_over_seeds(one[[row], ..., at], other[[row], ..., at]))
-                for row, variable in enumerate(VARIABLES)
-            },
+            "all": _interval(one[..., at], other[..., at], np.sqrt(units[:, at])),
+            **{name: _interval(one[[row], ..., at], other[[row], ..., at]) for row, name in enumerate(VARIABLES)},
         }
         for lead, at in leads.items()
     }
 
 
-def _interval(found: SeedDifference) -> list[float | None]:
-    """Return the difference and the ends of its interval; None for an infinite end."""
+def _interval(ours: Floats, theirs: Floats, units: ArrayLike = 1.0) -> list[float | None]:
+    """Return the difference over seeds and the ends of its interval; None for an infinite end."""
+    found = difference_over_seeds(ours, theirs, units)
     return [value if np.isfinite(value) else None for value in (found.value, found.low, found.high)]

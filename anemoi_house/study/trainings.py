@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -12,9 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from anemoi_house.errors import HouseError
 from anemoi_house.files import write_whole
@@ -56,20 +56,18 @@ def make(runs: Sequence[Run], side_by_side: int, prefix: list[str]) -> None:
     HouseError
         If a command fails, with the last lines of its log.
     """
-    failed, done = threading.Event(), itertools.count(1)
-
-    def one(run: Run) -> None:
-        if failed.is_set():
-            return
-        try:
-            lines = [stage(run, prefix) for stage in (_train, _forecast)]
-        except BaseException:
-            failed.set()
-            raise
-        print(f"[{next(done)}/{len(runs)}] {run.name}: {', '.join(lines)}", file=sys.stderr, flush=True)
-
     with ThreadPoolExecutor(side_by_side) as pool:
-        list(pool.map(one, runs))
+        futures = [pool.submit(_make_one, run, prefix) for run in runs]
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                print(f"[{number}/{len(runs)}] {future.result()}", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _make_one(run: Run, prefix: list[str]) -> str:
+    return f"{run.name}: {_train(run, prefix)}, {_forecast(run, prefix)}"
 
 
 def _train(run: Run, prefix: list[str]) -> str:
@@ -95,14 +93,8 @@ def _execute(command: list[str], run: Run, log_name: str) -> dict[str, float]:
     """Run a command to its end; return its wall-clock and CPU time."""
     start, log = time.monotonic(), run.folder / log_name
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=run.folder,
-            env=os.environ | run.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, cwd=run.folder, env=os.environ | run.environment, **streams)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -111,18 +103,14 @@ def _execute(command: list[str], run: Run, log_name: str) -> dict[str, float]:
     return {"wall_s": time.monotonic() - start, "cpu_s": usage.ru_utime + usage.ru_stime}
 
 
+@cache
 def _settings(experiment: str) -> str:
     """Return a digest of everything that determines the result of an experiment's training."""
-    with _COMPOSE:  # Hydra composes one config at a time
-        return _digest(experiment)
-
-
-@cache
-def _digest(experiment: str) -> str:
     from omegaconf import OmegaConf
 
     name, *overrides = EXPERIMENTS[experiment]
-    config = composed(name.removeprefix("--config-name="), None, [*overrides, "+sample=house_study"])
+    with _COMPOSE:  # Hydra composes one config at a time
+        config = composed(name.removeprefix("--config-name="), None, [*overrides, "+sample=house_study"])
     sections = ("data", "dataloader", "graph", "model", "task", "training")
     parts = {key: OmegaConf.to_container(config[key], resolve=False) for key in sections}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
