@@ -161,17 +161,10 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     heights = _spread(sorted(at), 1.25 * size * DOTS_PER_INCH / 72, box.y0, box.y1)
     for height, number in zip(heights, np.argsort(at)):
         x, y, name, colour = ends[number]
-        axes.annotate(
-            name,
-            (x, y),
-            (1.04, (height - box.y0) / box.height),
-            textcoords="axes fraction",
-            fontsize=size,
-            color=INK,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 2},
-        )
+        arrow = {"arrowstyle": "-", "color": colour, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 2}
+        style: dict[str, Any] = {"fontsize": size, "color": INK, "va": "center", "arrowprops": arrow}
+        place = (1.04, (height - box.y0) / box.height)
+        axes.annotate(name, (x, y), place, textcoords="axes fraction", annotation_clip=False, **style)
 
 
 def _label_size(names: Sequence[str]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from anemoi_house.runs.trained import Run
 from anemoi_house.scores.runs import ComparedRun
 from anemoi_house.scores.skill import losses
 
-RINGS = ("inner_ring", "outer_ring")
+RING_METRIC = re.compile(r"val/mse_((?:inner|outer)_ring/.*)\.step1")
 
 
 class Graph(NamedTuple):
@@ -65,10 +66,8 @@ def ring_errors(run: Run) -> dict[str, list[list[float]]]:
         if record.data is None or record.data["kind"] != "metrics":
             continue
         for key, value, _, step in record.data["rows"]:
-            metric, _, name = key.rpartition("/")
-            region = metric.removeprefix("val/mse_")
-            if metric == f"val/mse_{region}" and region in RINGS and name.endswith(".step1"):
-                found.setdefault(f"{region}/{name.removesuffix('.step1')}", {})[step] = float(value)
+            if metric := RING_METRIC.fullmatch(key):
+                found.setdefault(metric[1], {})[step] = float(value)
     return {key: [[step, value] for step, value in sorted(rows.items())] for key, rows in found.items()}
 
 
