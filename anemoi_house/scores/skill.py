@@ -49,7 +49,7 @@ def skill(run: Run, variables: tuple[str, ...] = VARIABLES) -> list[Skill]:
     cosine = np.cos(np.deg2rad(model.latitudes))
     weights = {"lam": model.in_lam.astype(float), "outside": np.where(model.in_lam, 0, cosine)}
     squares: dict[str, list[np.ndarray]] = {region: [] for region in weights}
-    for state in model.states():
+    for state in map(model.state, model.dates):
         errors = np.stack([state.predicted, state.last]) - state.truth
         for region, each in weights.items():
             squares[region].append(np.average(errors**2, axis=-1, weights=each))
