@@ -25,6 +25,7 @@ from anemoi_house.figures.projection import Projection, centre_of, coastlines, g
 from anemoi_house.figures.style import DATA, ISOLATED, LAM
 from anemoi_house.geometry import EARTH_RADIUS_KM, Floats, distance_to_km, great_circle_km, to_cartesian
 from anemoi_house.graphs.coverage import POLAR_LATITUDE, DataNodes
+from anemoi_house.upstream.graph import coordinates_of
 from anemoi_house.words import counted
 
 MESH, COAST = "#0072B2", "#BBBBBB"
@@ -97,10 +98,9 @@ def plot_graph(graph_path: Path, output: Path, width_km: float = ZONE_KM) -> Pat
     graph = load_graph(graph_path)
     numbers = describe(graph, width_km)
     fewest, edges = numbers["encoder_neighbours"], numbers["edges"]["data -> hidden"]
-    latitudes, longitudes = np.rad2deg(graph["hidden"].x.cpu().numpy().astype(np.float64)).T
     scene = Scene(
         data_nodes(graph, width_km),
-        to_cartesian(latitudes, longitudes),
+        to_cartesian(*coordinates_of(graph["hidden"])),
         isolated_data_nodes(graph),
         f"{fewest}" if edges == fewest * numbers["nodes"]["hidden"] else f"{fewest} or more",
         graph_path.name,
@@ -200,7 +200,7 @@ def _round(
 def _lines(axes: Axes, projection: Projection, step: int) -> None:
     """Draw coasts, and a graticule every `step` degrees."""
     axes.plot(*projection.project(joined(coastlines())), color=COAST, linewidth=0.8, zorder=1)
-    axes.plot(*projection.project(joined(graticule(step))), color="#DDDDDD", linewidth=0.5, zorder=0.5)
+    axes.plot(*projection.project(graticule(step)), color="#DDDDDD", linewidth=0.5, zorder=0.5)
 
 
 def _outlines(axes: Axes, scene: Scene, projection: Projection) -> None:

@@ -128,8 +128,8 @@ class Map:
     def boundary(self, outline: Sequence[Floats], shaded: bool = False) -> None:
         """Draw coasts, a graticule, and closed lines around the LAM, which may be shaded."""
         lines: list[tuple[Floats, dict[str, Any]]] = [
-            (_graticule(), {"color": "white", "linewidth": 0.9, "alpha": 0.35}),
-            (_graticule(), {"color": "black", "linewidth": 0.35, "alpha": 0.5}),
+            (graticule(10, to_latitude=80), {"color": "white", "linewidth": 0.9, "alpha": 0.35}),
+            (graticule(10, to_latitude=80), {"color": "black", "linewidth": 0.35, "alpha": 0.5}),
             (_coasts(), {"color": "white", "linewidth": 1.6, "alpha": 0.7}),
             (_coasts(), {"color": "#333333", "linewidth": 0.7}),
         ]
@@ -180,11 +180,6 @@ class Map:
 @cache
 def _coasts() -> Floats:
     return joined(coastlines())
-
-
-@cache
-def _graticule() -> Floats:
-    return joined(graticule(10, to_latitude=80))
 
 
 def _middles(low: float, high: float, number: int) -> Floats:

@@ -114,7 +114,6 @@ def write_report(
         What was left out before runs were compared.
     tell : callable
     """
-    check_output(output)
     known: list[dict[str, Any]] = []
     graphs: dict[str, Graph] = {}
     for run in comparison.runs:

@@ -57,11 +57,8 @@ class CommonNodes:
         size : int
             Number of its nodes.
         """
-        found = {}
-        for region, weights in self.weights.items():
-            found[f"common_{region}"] = np.zeros(size)
-            found[f"common_{region}"][self.nodes[number]] = weights
-        return found
+        nodes = self.nodes[number]
+        return {f"common_{region}": np.bincount(nodes, weights, size) for region, weights in self.weights.items()}
 
 
 def common_nodes(grids: Sequence[Grid], labels: Sequence[str]) -> CommonNodes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,22 +27,11 @@ FAULTS_DRAWN = 4
 """Fields with missing values of which the gaps are kept for a map."""
 
 
-class Analyses(Protocol):
-    """Source of the analyses that forecasts are verified with."""
-
-    @property
-    def missing(self) -> tuple[np.datetime64, ...]:
-        """Valid dates without an analysis."""
-
-    def values(self, forecast: Forecast, variable: str) -> Values:
-        """Return analyses at the times of a forecast, of shape (leads, nodes); NaN where there is none."""
-
-
 def compare(
     runs: Sequence[ComparedRun],
     settings: Settings,
     tell: Tell = lambda line: None,
-    verify: Callable[[Sequence[Forecast], Sequence[str]], Analyses] = Verification,
+    verify: Callable[[Sequence[Forecast], Sequence[str]], Verification] = Verification,
 ) -> RunComparison:
     """Compute the scores of all runs.
 
