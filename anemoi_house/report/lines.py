@@ -119,13 +119,11 @@ def losses(numbers: Numbers) -> Iterator[Picture]:
 def rings(numbers: Numbers, region: str) -> Iterator[Picture]:
     """Draw the validation error in a ring, one step ahead, by training step, for each variable."""
     for variable in numbers["variables"]:
-        name, key = variable["name"], f"{region}/{variable['name']}"
-        trainings = {
-            experiment: [
-                [(step, value**0.5) for step, value in rows] for run in runs if (rows := run["rings"].get(key))
-            ]
-            for experiment, runs in _experiments(numbers)
-        }
+        name = variable["name"]
+        trainings = {}
+        for experiment, runs in _experiments(numbers):
+            squares = [run["rings"].get(f"{region}/{name}") for run in runs]
+            trainings[experiment] = [[(step, value**0.5) for step, value in rows] for rows in squares if rows]
         title = f"{name}: {region.replace('_', ' ')} in validation"
         yield from _against_step(trainings, f"training-{region}-{name}", title, _units("RMSE", variable["units"]))
 

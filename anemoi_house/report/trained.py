@@ -28,33 +28,23 @@ class Graph(NamedTuple):
 def known_of(run: ComparedRun) -> tuple[dict[str, Any], Graph | None]:
     """Return coverage, losses and errors in the rings of a run, with a sentence for each that is missing; its graph."""
     about, lacks = run.forecasts[0].about, []
-    history: list[Any] = []
-    rings: dict[str, Any] = {}
-    coverage, graph = None, None
+    known: dict[str, Any] = {"coverage": None, "losses": [], "rings": {}, "lacks": lacks}
+    graph = None
     if run.trained is None:
         lacks.append(f"its checkpoint, {about.checkpoint}, is gone: neither its graph nor its training is shown.")
     else:
-        history, rings = [list(row) for row in losses(run.trained)], ring_errors(run.trained)
+        known |= {"losses": [list(row) for row in losses(run.trained)], "rings": ring_errors(run.trained)}
         if not run.trained.spool.records_path.is_file():
             lacks.append("its training left no record (a spool): losses and metrics are not shown.")
-        elif not history:
+        elif not known["losses"]:
             lacks.append("its training ended before the first validation: losses and metrics are not shown.")
         try:
-            coverage, graph = _coverage(run.trained)
+            known["coverage"], graph = _coverage(run.trained)
         except HouseError as mistake:
             lacks.append(f"coverage is not shown: {mistake}")
-    known = {
-        "run_id": run.run_id,
-        "experiment": run.experiment,
-        "checkpoint": about.checkpoint,
-        "step": about.step,
-        "trim": about.trim,
-        "coverage": coverage,
-        "losses": history,
-        "rings": rings,
-        "lacks": lacks,
-    }
-    return known, graph
+    run_keys = {"run_id": run.run_id, "experiment": run.experiment}
+    about_keys = {"checkpoint": about.checkpoint, "step": about.step, "trim": about.trim}
+    return run_keys | about_keys | known, graph
 
 
 def ring_errors(run: Run) -> dict[str, list[list[float]]]:

@@ -45,16 +45,13 @@ def by_distance(result: dict[str, Any]) -> plt.Figure:
     """Plot the error of each experiment over that of mmgt by distance from HRRR's border, averaged over variables."""
     figure, panels = plt.subplots(1, len(LEADS_H), figsize=(9, 3.6), sharey=True, layout="constrained")
     limits = np.array(result["profile_km"])
-    centres = (limits[1:] + limits[:-1]) / 2
+    centres, base = (limits[1:] + limits[:-1]) / 2, result["scores"]["mmgt"]
     for panel, lead in zip(panels, LEADS_H):
         at = result["leads_h"].index(lead)
-        base = result["scores"]["mmgt"]
         for name in result["experiments"]:
-            colour, line, mark = STYLES[name]
-            ours = result["scores"][name]
+            ours, look = result["scores"][name], dict(zip(("color", "linestyle", "marker"), STYLES[name]))
             ratios = [np.divide(ours[each]["profile_rmse"][at], base[each]["profile_rmse"][at]) for each in base]
-            look = {"color": colour, "linestyle": line, "marker": mark, "markersize": 4}
-            panel.plot(centres, np.mean(ratios, axis=0), **look, label=name)
+            panel.plot(centres, np.mean(ratios, axis=0), **look, markersize=4, label=name)
         panel.axvline(0, color="0.4", linewidth=0.8)
         panel.axvspan(-225, 0, color="0.9", zorder=0)
         panel.set(title=f"{lead} h", xlabel="km from HRRR's border (inside < 0)")

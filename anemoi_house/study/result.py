@@ -86,11 +86,8 @@ def result_of(study: Path, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 def _scores_of_experiment(study: Path, runs: Sequence[Run], border: Nodes) -> list[dict[str, Any]]:
     nodes = Nodes.of_graph(runs[0].graph)
     regions, signed_km = regions_of(nodes, border, GRIDS[GRID].lam)
-    scores = []
-    for run in runs:
-        print(f"scores of {run.name}", file=sys.stderr, flush=True)
-        scores.append(scores_of(run.folder, nodes, regions, signed_km, study / "sample"))
-    return scores
+    print(f"scores of {runs[0].experiment}", file=sys.stderr, flush=True)
+    return [scores_of(run.folder, nodes, regions, signed_km, study / "sample") for run in runs]
 
 
 def _shared(scores: Mapping[str, RunScores], key: str) -> list[Any]:
@@ -152,10 +149,10 @@ def _differences(scores: Mapping[str, RunScores], leads: Mapping[int, int]) -> d
     """Return every contrast whose two experiments were run: by score, lead time and variable."""
     found: dict[str, Any] = {}
     for contrast, meaning in CONTRASTS.items():
-        ours, theirs = contrast.split(" - ")
-        if ours in scores and theirs in scores:
-            each = {score: _contrast(scores[ours], scores[theirs], score, leads) for score in SCORES}
-            found[contrast] = {"what": meaning, **{score: by_lead for score, by_lead in each.items() if by_lead}}
+        ours, theirs = map(scores.get, contrast.split(" - "))
+        if ours and theirs:
+            each = ((score, _contrast(ours, theirs, score, leads)) for score in SCORES)
+            found[contrast] = {"what": meaning} | {score: by_lead for score, by_lead in each if by_lead}
     return found
 
 
