@@ -146,7 +146,7 @@ def _heading(figure: Figure, scene: Scene, count: dict[Any, int]) -> None:
 
 
 def _globe(axes: Axes, scene: Scene, projection: Projection) -> None:
-    behind = _round(axes, scene, projection, radius=1.0, share=0.12, largest_dot=2, largest_cross=7)
+    behind = _round(axes, scene, projection, radius=1.0, share=0.12, dot=2, cross=7)
     axes.set_title("The globe, seen from above the LAM", fontsize=12.5, weight="bold", pad=7)
     if behind:
         axes.text(0, -1.1, f"and {behind:,} isolated nodes on the far side", ha="center", fontsize=10, color=ISOLATED)
@@ -154,7 +154,7 @@ def _globe(axes: Axes, scene: Scene, projection: Projection) -> None:
 
 def _cap(axes: Axes, scene: Scene, projection: Projection, name: str) -> None:
     radius = float(np.sqrt(2 - 2 * np.sin(np.deg2rad(POLAR_LATITUDE))))
-    _round(axes, scene, projection, radius, share=0.2, largest_dot=3, largest_cross=4)
+    _round(axes, scene, projection, radius, share=0.2, dot=3, cross=4)
     sign = np.sign(projection.centre[2])
     inside = int(np.count_nonzero(sign * scene.data.latitudes[scene.isolated] >= POLAR_LATITUDE))
     axes.set_title(f"{name} of {POLAR_LATITUDE:g}°: {inside:,} isolated", fontsize=10, weight="bold", pad=6)
@@ -174,22 +174,16 @@ def _close_up(axes: Axes, scene: Scene) -> None:
 
 
 def _round(
-    axes: Axes,
-    scene: Scene,
-    projection: Projection,
-    radius: float,
-    share: float,
-    largest_dot: float,
-    largest_cross: float,
+    axes: Axes, scene: Scene, projection: Projection, radius: float, share: float, dot: float, cross: float
 ) -> int:
-    """Draw a map in a round frame; return how many isolated nodes are not on it."""
+    """Draw a map in a round frame, with dots and crosses up to a size; return how many isolated nodes are not on it."""
     bounds = (-1.02 * radius, 1.02 * radius)
     axes.set(xlim=bounds, ylim=bounds, aspect="equal")
     axes.set_axis_off()
     _lines(axes, projection, step=30)
-    _mesh(axes, scene, projection, share, largest_dot)
+    _mesh(axes, scene, projection, share, dot)
     _outlines(axes, scene, projection)
-    hidden = _isolated(axes, scene, projection, largest_cross)
+    hidden = _isolated(axes, scene, projection, cross)
     inside = (*axes.collections, *axes.lines, *axes.patches)
     disc = axes.add_patch(Circle((0, 0), radius, facecolor="none", edgecolor="black", linewidth=1))
     for artist in inside:

@@ -199,10 +199,8 @@ def _common_leads(forecasts: Pairs) -> tuple[list[int], list[str]]:
     lacking = [lead for lead in every if lead not in leads]
     if not lacking:
         return leads, []
-    gaps = (
-        (f"{run.label} from {date_text(each.date)}", sorted(set(every) - set(each.leads_h))) for run, each in forecasts
-    )
-    who = sorted({f"{forecast} lacks {_hours(leads)}" for forecast, leads in gaps if leads})
+    gaps = ((run, each.date, sorted(set(every) - set(each.leads_h))) for run, each in forecasts)
+    who = sorted({f"{run.label} from {date_text(date)} lacks {_hours(leads)}" for run, date, leads in gaps if leads})
     more = f"; and {len(who) - _LINES} more" if len(who) > _LINES else ""
     return leads, [f"Lead times left out everywhere: {_hours(lacking)}. {'; '.join(who[:_LINES])}{more}."]
 

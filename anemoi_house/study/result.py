@@ -17,19 +17,9 @@ from anemoi_house.boundary.significance import difference_over_seeds
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import Floats
 from anemoi_house.sample.grids import GRIDS
+from anemoi_house.study import plan
 from anemoi_house.study.fault import SETTINGS
 from anemoi_house.study.mesh import mesh_use
-from anemoi_house.study.plan import (
-    BY_DATE_LEADS_H,
-    CONTRASTS,
-    EXPERIMENTS,
-    FAULTY,
-    GRID,
-    JUDGED_LEADS_H,
-    SAMPLE_DATES,
-    VARIABLES,
-    Run,
-)
 from anemoi_house.study.regions import REGIONS, Nodes, regions_of
 from anemoi_house.study.scores import BIAS_REGIONS, MEASURES, PROFILE_KM, scores_of
 
@@ -41,7 +31,7 @@ RunScores = Sequence[dict[str, Any]]
 """Scores of the runs of one experiment, as from `scores_of`."""
 
 
-def result_of(study: Path, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def result_of(study: Path, runs: Mapping[str, Sequence[plan.Run]]) -> dict[str, Any]:
     """Score runs and compare experiments.
 
     Parameters
@@ -56,37 +46,37 @@ def result_of(study: Path, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     HouseError
         If no experiment is untrimmed, or runs have forecasts of different dates or lead times.
     """
-    untrimmed = [name for name in runs if not any("trim" in argument for argument in EXPERIMENTS[name])]
+    untrimmed = [name for name in runs if not any("trim" in argument for argument in plan.EXPERIMENTS[name])]
     if not untrimmed:
         raise HouseError("--experiments: all are trimmed. Give an untrimmed one, which defines HRRR's border.")
     border = Nodes.of_graph(runs[untrimmed[0]][0].graph, neighbours=12)
     scores = {name: _scores_of_experiment(study, each, border) for name, each in runs.items()}
     dates, leads_h = _shared(scores, "dates"), _shared(scores, "leads_h")
-    judged, by_date = ({lead: leads_h.index(lead) for lead in of} for of in (JUDGED_LEADS_H, BY_DATE_LEADS_H))
+    judged, by_date = ({lead: leads_h.index(lead) for lead in of} for of in (plan.JUDGED_LEADS_H, plan.BY_DATE_LEADS_H))
     return {
-        "grid": {"name": GRID, "dates": SAMPLE_DATES},
-        "experiments": {name: EXPERIMENTS[name] for name in runs},
+        "grid": {"name": plan.GRID, "dates": plan.SAMPLE_DATES},
+        "experiments": {name: plan.EXPERIMENTS[name] for name in runs},
         "seeds": [run.seed for run in next(iter(runs.values()))],
         "dates": dates,
         "leads_h": leads_h,
         "regions": REGIONS,
-        "fault": {"experiments": list(FAULTY), **SETTINGS},
+        "fault": {"experiments": list(plan.FAULTY), **SETTINGS},
         "profile_km": PROFILE_KM.tolist(),
         "trainings": {name: [_training(run) for run in each] for name, each in runs.items()},
         **{key: {name: of[0][key] for name, of in scores.items()} for key in ("nodes", "isolated")},
         "mesh_use": {name: mesh_use(each[0].folder) for name, each in runs.items()},
         "band": {name: of[0]["band"] for name, of in scores.items()},
-        "scores": {name: {each: _summary(of, each) for each in VARIABLES} for name, of in scores.items()},
+        "scores": {name: {each: _summary(of, each) for each in plan.VARIABLES} for name, of in scores.items()},
         "by_date": {name: _by_date(each, by_date) for name, each in scores.items()},
         "differences_are": "value, low and high end of the 95 % interval",
         "differences": _differences(scores, judged),
     }
 
 
-def _scores_of_experiment(study: Path, runs: Sequence[Run], border: Nodes) -> list[dict[str, Any]]:
+def _scores_of_experiment(study: Path, runs: Sequence[plan.Run], border: Nodes) -> list[dict[str, Any]]:
     nodes = Nodes.of_graph(runs[0].graph)
-    regions, signed_km = regions_of(nodes, border, GRIDS[GRID].lam)
-    print(f"scores of {runs[0].experiment}", file=sys.stderr, flush=True)
+    regions, signed_km = regions_of(nodes, border, GRIDS[plan.GRID].lam)
+    print(f"scores of {runs[0].experiment}, {len(runs)} runs", file=sys.stderr, flush=True)
     return [scores_of(run.folder, nodes, regions, signed_km, study / "sample") for run in runs]
 
 
@@ -98,7 +88,7 @@ def _shared(scores: Mapping[str, RunScores], key: str) -> list[Any]:
     return first
 
 
-def _training(run: Run) -> dict[str, Any]:
+def _training(run: plan.Run) -> dict[str, Any]:
     record = json.loads(run.record.read_text())
     return {key: record[key] for key in ("seed", "wall_s", "cpu_s")}
 
@@ -138,8 +128,8 @@ def _summary(runs: RunScores, variable: str) -> dict[str, Any]:
 
 def _by_date(runs: RunScores, leads: Mapping[int, int]) -> dict[str, Any]:
     """Return each score by seed and date at some lead times, without averaging."""
-    found: dict[str, Any] = {variable: {} for variable in VARIABLES}
-    for variable, score in itertools.product(VARIABLES, SCORES):
+    found: dict[str, Any] = {variable: {} for variable in plan.VARIABLES}
+    for variable, score in itertools.product(plan.VARIABLES, SCORES):
         roots = signed_root(squares(runs, variable, score))
         found[variable][score] = {str(lead): roots[..., at].tolist() for lead, at in leads.items()}
     return found
@@ -148,7 +138,7 @@ def _by_date(runs: RunScores, leads: Mapping[int, int]) -> dict[str, Any]:
 def _differences(scores: Mapping[str, RunScores], leads: Mapping[int, int]) -> dict[str, Any]:
     """Return every contrast whose two experiments were run: by score, lead time and variable."""
     found: dict[str, Any] = {}
-    for contrast, meaning in CONTRASTS.items():
+    for contrast, meaning in plan.CONTRASTS.items():
         ours, theirs = map(scores.get, contrast.split(" - "))
         if ours and theirs:
             each = ((score, _contrast(ours, theirs, score, leads)) for score in SCORES)
@@ -158,15 +148,15 @@ def _differences(scores: Mapping[str, RunScores], leads: Mapping[int, int]) -> d
 
 def _contrast(ours: RunScores, theirs: RunScores, score: str, leads: Mapping[int, int]) -> dict[str, Any] | None:
     """Return the difference of one score by lead time; None for a region without nodes."""
-    one, other = (np.stack([squares(runs, each, score) for each in VARIABLES]) for runs in (ours, theirs))
+    one, other = (np.stack([squares(runs, each, score) for each in plan.VARIABLES]) for runs in (ours, theirs))
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
         return None
     scale = "squared" if score.startswith("rmse") else "scale"
-    units = np.stack([squares(theirs, each, score, scale) for each in VARIABLES]).mean(axis=(1, 2))
+    units = np.stack([squares(theirs, each, score, scale) for each in plan.VARIABLES]).mean(axis=(1, 2))
     return {
         str(lead): {
             "all": _interval(one[..., at], other[..., at], np.sqrt(units[:, at])),
-            **{name: _interval(one[[row], ..., at], other[[row], ..., at]) for row, name in enumerate(VARIABLES)},
+            **{name: _interval(one[[row], ..., at], other[[row], ..., at]) for row, name in enumerate(plan.VARIABLES)},
         }
         for lead, at in leads.items()
     }
