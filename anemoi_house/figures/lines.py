@@ -92,14 +92,14 @@ class LineChart:
         return png(self.figure)
 
     def _draw(self, x: ArrayLike, y: ArrayLike, name: str, **style: Any) -> None:
-        x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-        usable = np.isfinite(y)
-        if not usable.any():
+        """Draw a line through its finite values, and keep its end for its name; nothing without any."""
+        line = np.array([x, y], dtype=np.float64)
+        line = line[:, np.isfinite(line[1])]
+        if not line.size:
             return
-        x, y = x[usable], y[usable]
-        self.axes.plot(x, y, **style)
+        self.axes.plot(*line, **style)
         if name:
-            self._ends.append((float(x[-1]), float(y[-1]), name, style["color"]))
+            self._ends.append((float(line[0, -1]), float(line[1, -1]), name, style["color"]))
 
 
 def dot_chart(title: str, label: str, names: Sequence[str], dots: np.ndarray, marks: ArrayLike) -> bytes:

@@ -42,7 +42,8 @@ def page(numbers: Numbers, pictures: Pictures) -> str:
 
 def _at(numbers: Numbers, path: Sequence[str | int]) -> Any:
     """Return what the numbers hold under a path."""
-    return reduce(getitem, path, numbers)
+    found: Any = numbers
+    return reduce(getitem, path, found)
 
 
 def _show(numbers: Numbers, path: Sequence[str | int], signed: bool = False, digits: int = 3) -> Markup | str:

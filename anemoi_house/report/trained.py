@@ -27,7 +27,8 @@ class Graph(NamedTuple):
 
 def known_of(run: ComparedRun) -> tuple[dict[str, Any], Graph | None]:
     """Return coverage, losses and errors in the rings of a run, with a sentence for each that is missing; its graph."""
-    about, lacks = run.forecasts[0].about, []
+    about = run.forecasts[0].about
+    lacks: list[str] = []
     known: dict[str, Any] = {"coverage": None, "losses": [], "rings": {}, "lacks": lacks}
     graph = None
     if run.trained is None:

@@ -57,8 +57,8 @@ class CommonNodes:
         size : int
             Number of its nodes.
         """
-        nodes = self.nodes[number]
-        return {f"common_{region}": np.bincount(nodes, weights, size) for region, weights in self.weights.items()}
+        found = {region: np.bincount(self.nodes[number], weights, size) for region, weights in self.weights.items()}
+        return {f"common_{region}": weights.astype(np.float64) for region, weights in found.items()}
 
 
 def common_nodes(grids: Sequence[Grid], labels: Sequence[str]) -> CommonNodes:

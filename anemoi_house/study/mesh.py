@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,8 @@ def mesh_use(run: Path, dates: int = 12) -> dict[str, dict[str, float]]:
     dict of str to dict
         For each variable, the error of the `model`, of the model with `another_mesh`, and of `persistence`.
     """
-    model, kept = OneStep(find_run(run), VARIABLES, keys.TEST), {}
+    model = OneStep(find_run(run), VARIABLES, keys.TEST)
+    kept: dict[str, Any] = {}
     model.model.model.processor.register_forward_hook(lambda module, given, state: kept.setdefault("state", state))
     squares = []
     for date in np.linspace(model.dates[0], model.dates[-1] - OTHER_DATE, dates).astype(int).tolist():
