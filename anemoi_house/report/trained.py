@@ -43,9 +43,8 @@ def known_of(run: ComparedRun) -> tuple[dict[str, Any], Graph | None]:
             known["coverage"], graph = _coverage(run.trained)
         except HouseError as mistake:
             lacks.append(f"coverage is not shown: {mistake}")
-    run_keys = {"run_id": run.run_id, "experiment": run.experiment}
-    about_keys = {"checkpoint": about.checkpoint, "step": about.step, "trim": about.trim}
-    return run_keys | about_keys | known, graph
+    of_run = {"run_id": run.run_id, "experiment": run.experiment}
+    return of_run | {key: getattr(about, key) for key in ("checkpoint", "step", "trim")} | known, graph
 
 
 def ring_errors(run: Run) -> dict[str, list[list[float]]]:

@@ -103,9 +103,6 @@ class Run:
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables of its training."""
-        return {
-            "ANEMOI_BASE_SEED": str(self.seed),
-            "HOUSE_SAMPLE": str(self.study / ("faulty" if self.fault else "sample")),
-            "HOUSE_OUTPUT": str(self.folder),
-            **ONE_THREAD,
-        }
+        sample = self.study / ("faulty" if self.fault else "sample")
+        own = {"ANEMOI_BASE_SEED": f"{self.seed}", "HOUSE_SAMPLE": f"{sample}", "HOUSE_OUTPUT": f"{self.folder}"}
+        return own | ONE_THREAD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,18 +57,20 @@ def make(runs: Sequence[Run], side_by_side: int, prefix: list[str]) -> None:
     HouseError
         If a command fails, with the last lines of its log.
     """
-    with ThreadPoolExecutor(side_by_side) as pool:
-        futures = [pool.submit(_make_one, run, prefix) for run in runs]
+    failed, done = threading.Event(), itertools.count(1)
+
+    def one(run: Run) -> None:
+        if failed.is_set():
+            return
         try:
-            for number, future in enumerate(as_completed(futures), 1):
-                print(f"[{number}/{len(runs)}] {future.result()}", file=sys.stderr, flush=True)
+            line = f"{run.name}: {_train(run, prefix)}, {_forecast(run, prefix)}"
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            failed.set()
             raise
+        print(f"[{next(done)}/{len(runs)}] {line}", file=sys.stderr, flush=True)
 
-
-def _make_one(run: Run, prefix: list[str]) -> str:
-    return f"{run.name}: {_train(run, prefix)}, {_forecast(run, prefix)}"
+    with ThreadPoolExecutor(side_by_side) as pool:
+        list(pool.map(one, runs))
 
 
 def _train(run: Run, prefix: list[str]) -> str:
