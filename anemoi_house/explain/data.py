@@ -64,9 +64,6 @@ def _published(forcing: Sequence[str], start: Any, end: Any) -> TrainingData:
     last = dates[-1] if end is None else as_last_date(end, dates)
     dates = dates[(dates >= first) & (dates <= last)]
     missing = np.flatnonzero(np.isin(dates, [np.datetime64(date) for date in recipe.missing]))
-    return TrainingData(
-        source="the published datasets, in place of those that are missing",
-        variables=[*variable_names(), *(name for name in forcing if name not in variable_names())],
-        metadata=None,
-        dates=Dates(len(dates), frozenset(missing.tolist()), hours * 3600),
-    )
+    source = "the published datasets, in place of those that are missing"
+    period = Dates(len(dates), frozenset(missing.tolist()), hours * 3600)
+    return TrainingData(source, list(dict.fromkeys([*variable_names(), *forcing])), None, period)

@@ -21,15 +21,7 @@ from anemoi_house.runs.start import source_of
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed, validated
 from anemoi_house.upstream.loss import Loss, loss_of
-from anemoi_house.upstream.trainer import (
-    Hardware,
-    Phase,
-    Rate,
-    checkpoint_intervals,
-    hardware_of,
-    phases_of,
-    rate_of,
-)
+from anemoi_house.upstream.trainer import Hardware, Phase, Rate, checkpoint_intervals, hardware_of, phases_of, rate_of
 from anemoi_house.words import counted
 
 _MISSING = "unknown.zarr"
@@ -130,7 +122,7 @@ def effective(config_name: str, config_path: Path | None = None, overrides: Sequ
         steps=steps,
         phases=phases,
         loss=loss,
-        checkpoints=tuple(_checkpoints(valid)),
+        checkpoints=_checkpoints(valid),
         folder=str(keys.get(valid, keys.CHECKPOINTS)),
         start=start,
         notes=tuple(notes),
@@ -167,10 +159,10 @@ def _replace_unknown(config: DictConfig) -> list[str]:
     return list(dict.fromkeys(notes.values()))
 
 
-def _checkpoints(config: DictConfig) -> list[str]:
+def _checkpoints(config: DictConfig) -> tuple[str, ...]:
     """Return how often checkpoints are written and how many are kept, in words."""
-    return [
+    return tuple(
         f"every {unit.removesuffix('s') if every == 1 else counted(every, unit.removesuffix('s'))}, "
         f"{'all' if kept == -1 else f'the last {kept}'} kept"
         for every, unit, kept in checkpoint_intervals(config)
-    ]
+    )

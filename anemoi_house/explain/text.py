@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
+from typing import Any
 
 from anemoi_house.explain.effective import Effective
 from anemoi_house.upstream.loss import Weight
@@ -36,21 +38,12 @@ def as_text(values: Effective) -> str:
         *(("not known", note) for note in values.notes),
     ]
     heading = f"Weights of the variables, which are those of {values.variables_from}:"
-    lines = [
-        values.config,
-        "",
-        *_entries(before_table),
-        *_phases(values.phases),
-        *_entries(after_table),
-        "",
-        *textwrap.wrap(heading, WIDTH),
-        "",
-        *weights_table(loss.weights),
-    ]
-    return "\n".join(lines)
+    training = [*_entries(before_table), *_phases(values.phases), *_entries(after_table)]
+    weights = [*textwrap.wrap(heading, WIDTH), "", *_weights(loss.weights)]
+    return "\n".join([values.config, "", *training, "", *weights])
 
 
-def weights_table(weights: tuple[Weight, ...]) -> list[str]:
+def _weights(weights: tuple[Weight, ...]) -> list[str]:
     """Return a row for each parameter, with one weight or with those of its levels."""
     lines = []
     for param in dict.fromkeys(each.param for each in weights):
@@ -68,12 +61,9 @@ def weights_table(weights: tuple[Weight, ...]) -> list[str]:
 
 
 def _entries(entries: list[tuple[str, str]]) -> list[str]:
-    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent=" " * _INDENT, break_long_words=False, break_on_hyphens=False)
-    lines = []
-    for name, text in entries:
-        wrap.initial_indent = f"{name:<{_INDENT}}"
-        lines += wrap.wrap(text)
-    return lines
+    how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * _INDENT}
+    wrapped = (textwrap.wrap(text, WIDTH, initial_indent=f"{name:<{_INDENT}}", **how) for name, text in entries)
+    return list(itertools.chain.from_iterable(wrapped))
 
 
 def _rate(rate: Rate) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch
@@ -19,13 +20,13 @@ from scipy.spatial import cKDTree
 from anemoi_house.boundary.widths import ZONE_KM
 from anemoi_house.errors import HouseError
 from anemoi_house.figures.files import DOTS_PER_INCH, check_format, new_figure, write_figure
+from anemoi_house.figures.maps import View
 from anemoi_house.figures.projection import Projection, centre_of, coastlines, graticule, joined, outline
 from anemoi_house.figures.style import DATA, ISOLATED, LAM
 from anemoi_house.geometry import EARTH_RADIUS_KM, Floats, distance_to_km, great_circle_km, to_cartesian
 from anemoi_house.graphs.coverage import POLAR_LATITUDE, DataNodes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from anemoi_house.upstream.graph import coordinates_of
+from anemoi_house.words import counted
 
 MESH, COAST = "#0072B2", "#BBBBBB"
 INCHES = (15.0, 9.6)
@@ -97,10 +98,9 @@ def plot_graph(graph_path: Path, output: Path, width_km: float = ZONE_KM) -> Pat
     graph = load_graph(graph_path)
     numbers = describe(graph, width_km)
     fewest, edges = numbers["encoder_neighbours"], numbers["edges"]["data -> hidden"]
-    latitudes, longitudes = np.rad2deg(graph["hidden"].x.cpu().numpy().astype(np.float64)).T
     scene = Scene(
         data_nodes(graph, width_km),
-        to_cartesian(latitudes, longitudes),
+        to_cartesian(*coordinates_of(graph["hidden"])),
         isolated_data_nodes(graph),
         f"{fewest}" if edges == fewest * numbers["nodes"]["hidden"] else f"{fewest} or more",
         graph_path.name,
@@ -117,12 +117,12 @@ def draw(scene: Scene) -> Figure:
     count = scene.data.count(scene.isolated)
     _heading(figure, scene, count)
 
-    centre = centre_of(scene.lam)
-    _globe(figure.add_axes((0.01, 0.375, 0.32, 0.475)), scene, Projection(centre, globe=True))
+    globe = Projection(centre_of(scene.lam), globe=True)
+    _globe(figure.add_axes((0.01, 0.375, 0.32, 0.475)), scene, globe)
     for left, pole, name in ((0.01, 1.0, "North"), (0.175, -1.0, "South")):
         axes = figure.add_axes((left, 0.075, 0.155, 0.2422))
         _cap(axes, scene, Projection(np.array([0.0, 0.0, pole]), globe=False), name)
-    _close_up(figure.add_axes((0.36, 0.14, 0.625, 0.67)), scene, Projection(centre, globe=False))
+    _close_up(figure.add_axes((0.36, 0.14, 0.625, 0.67)), scene)
     _legend(figure, scene)
     return figure
 
@@ -130,13 +130,13 @@ def draw(scene: Scene) -> Figure:
 def _heading(figure: Figure, scene: Scene, count: dict[Any, int]) -> None:
     total, isolated, width = len(scene.data.in_lam), len(scene.isolated), scene.data.boundary_width_km
     at_boundary = count["lam"] + count["rim"]
+    where = f"in the LAM or within {width:g} km of it"
     if not isolated:
         verdict = f"Every data node is reached: 0 of {total:,} are isolated"
     elif not at_boundary:
-        verdict = f"The boundary is whole: no data node in the LAM or within {width:g} km of it is isolated"
+        verdict = f"The boundary is whole: no data node {where} is isolated"
     else:
-        nodes = "1 data node is" if at_boundary == 1 else f"{at_boundary:,} data nodes are"
-        verdict = f"The boundary has gaps: {nodes} isolated in the LAM or within {width:g} km of it"
+        verdict = f"The boundary has gaps: {counted(at_boundary, 'data node is', 'data nodes are')} isolated {where}"
     detail = (
         f"{isolated:,} of {total:,} data nodes isolated: {count['lam']:,} in the LAM, {count['rim']:,} on its rim, "
         f"{count['poles']:,} towards the poles, {count['elsewhere']:,} elsewhere"
@@ -146,11 +146,7 @@ def _heading(figure: Figure, scene: Scene, count: dict[Any, int]) -> None:
 
 
 def _globe(axes: Axes, scene: Scene, projection: Projection) -> None:
-    disc = _disc(axes, projection, 1.0)
-    _mesh(axes, scene, projection, share=0.12, largest=2)
-    _outlines(axes, scene, projection)
-    behind = _isolated(axes, scene, projection, largest=7)
-    _clip(axes, disc)
+    behind = _round(axes, scene, projection, radius=1.0, share=0.12, dot=2, cross=7)
     axes.set_title("The globe, seen from above the LAM", fontsize=12.5, weight="bold", pad=7)
     if behind:
         axes.text(0, -1.1, f"and {behind:,} isolated nodes on the far side", ha="center", fontsize=10, color=ISOLATED)
@@ -158,56 +154,47 @@ def _globe(axes: Axes, scene: Scene, projection: Projection) -> None:
 
 def _cap(axes: Axes, scene: Scene, projection: Projection, name: str) -> None:
     radius = float(np.sqrt(2 - 2 * np.sin(np.deg2rad(POLAR_LATITUDE))))
-    disc = _disc(axes, projection, radius)
-    _mesh(axes, scene, projection, share=0.2, largest=3)
-    _outlines(axes, scene, projection)
-    _isolated(axes, scene, projection, largest=4)
-    _clip(axes, disc)
+    _round(axes, scene, projection, radius, share=0.2, dot=3, cross=4)
     sign = np.sign(projection.centre[2])
     inside = int(np.count_nonzero(sign * scene.data.latitudes[scene.isolated] >= POLAR_LATITUDE))
     axes.set_title(f"{name} of {POLAR_LATITUDE:g}°: {inside:,} isolated", fontsize=10, weight="bold", pad=6)
 
 
-def _close_up(axes: Axes, scene: Scene, projection: Projection) -> None:
-    x, y = projection.project(scene.lam)
-    margin = 1.12 * scene.data.boundary_width_km / EARTH_RADIUS_KM
-    box = np.array([np.nanmin(x) - margin, np.nanmax(x) + margin, np.nanmin(y) - margin, np.nanmax(y) + margin])
-    box = np.clip(box, -2, 2)
-    axes.set_xlim(box[0], box[1])
-    axes.set_ylim(box[2], box[3])
-    axes.set_aspect("equal")
-    axes.set(xticks=[], yticks=[], facecolor="white")
+def _close_up(axes: Axes, scene: Scene) -> None:
+    view = View.around(scene.lam, 1.12 * scene.data.boundary_width_km)
+    projection, (left, right, bottom, top) = view.projection, view.box
+    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[], facecolor="white")
     _lines(axes, projection, step=10)
     _data(axes, scene, projection)
     _mesh(axes, scene, projection, share=0.38, largest=4.5)
     _outlines(axes, scene, projection)
     _isolated(axes, scene, projection, largest=9)
     axes.set_title("The LAM and its rim", fontsize=12.5, weight="bold", pad=7)
-    _scale_bar(axes, box)
+    _scale_bar(axes, view)
 
 
-def _disc(axes: Axes, projection: Projection, radius: float) -> Circle:
-    """Draw the round frame of a map, with coasts and graticule in it."""
-    axes.set_xlim(-1.02 * radius, 1.02 * radius)
-    axes.set_ylim(-1.02 * radius, 1.02 * radius)
-    axes.set_aspect("equal")
+def _round(
+    axes: Axes, scene: Scene, projection: Projection, radius: float, share: float, dot: float, cross: float
+) -> int:
+    """Draw a map in a round frame, with dots and crosses up to a size; return how many isolated nodes are not on it."""
+    bounds = (-1.02 * radius, 1.02 * radius)
+    axes.set(xlim=bounds, ylim=bounds, aspect="equal")
     axes.set_axis_off()
     _lines(axes, projection, step=30)
-    disc = Circle((0, 0), radius, facecolor="none", edgecolor="black", linewidth=1)
-    axes.add_patch(disc)
-    return disc
-
-
-def _clip(axes: Axes, disc: Circle) -> None:
-    for artist in (*axes.collections, *axes.lines, *axes.patches):
-        if artist is not disc:
-            artist.set_clip_path(disc)
+    _mesh(axes, scene, projection, share, dot)
+    _outlines(axes, scene, projection)
+    hidden = _isolated(axes, scene, projection, cross)
+    inside = (*axes.collections, *axes.lines, *axes.patches)
+    disc = axes.add_patch(Circle((0, 0), radius, facecolor="none", edgecolor="black", linewidth=1))
+    for artist in inside:
+        artist.set_clip_path(disc)
+    return hidden
 
 
 def _lines(axes: Axes, projection: Projection, step: int) -> None:
     """Draw coasts, and a graticule every `step` degrees."""
     axes.plot(*projection.project(joined(coastlines())), color=COAST, linewidth=0.8, zorder=1)
-    axes.plot(*projection.project(joined(graticule(step))), color="#DDDDDD", linewidth=0.5, zorder=0.5)
+    axes.plot(*projection.project(graticule(step)), color="#DDDDDD", linewidth=0.5, zorder=0.5)
 
 
 def _outlines(axes: Axes, scene: Scene, projection: Projection) -> None:
@@ -255,9 +242,8 @@ def _data(axes: Axes, scene: Scene, projection: Projection) -> None:
     room = _room(axes, _spacing_km(scene.data.points))
     shown = room >= 3.5
     size = np.clip(0.45 * room[shown], 1.2, 2.6)
-    _markers(
-        axes, projection, scene.data.points[shown], size, facecolor="none", edgecolor=DATA, linewidths=0.7, zorder=2
-    )
+    ring = {"facecolor": "none", "edgecolor": DATA, "linewidths": 0.7}
+    _markers(axes, projection, scene.data.points[shown], size, **ring, zorder=2)
 
 
 def _isolated(axes: Axes, scene: Scene, projection: Projection, largest: float) -> int:
@@ -279,44 +265,31 @@ def _markers(axes: Axes, projection: Projection, points: Floats, size: Floats, *
     return int(np.count_nonzero(~shown))
 
 
-def _scale_bar(axes: Axes, box: Floats) -> None:
-    across_km = (box[1] - box[0]) * EARTH_RADIUS_KM
-    length_km = max(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if step < across_km / 8)
-    length, height = length_km / EARTH_RADIUS_KM, box[3] - box[2]
-    left, bottom = box[0] + 0.02 * (box[1] - box[0]), box[2] + 0.03 * height
-    axes.plot([left, left + length], [bottom, bottom], color="black", linewidth=3, solid_capstyle="butt", zorder=7)
-    axes.text(
-        left,
-        bottom + 0.012 * height,
-        f"{length_km} km",
-        fontsize=10,
-        zorder=7,
-        path_effects=[withStroke(linewidth=3, foreground="white")],
-    )
+def _scale_bar(axes: Axes, view: View) -> None:
+    left, right, bottom, top = view.box
+    width, height = right - left, top - bottom
+    steps = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+    length_km = max(step for step in steps if step < width * EARTH_RADIUS_KM / 8)
+    x, y = left + 0.02 * width, bottom + 0.03 * height
+    end = x + length_km / EARTH_RADIUS_KM
+    axes.plot([x, end], [y, y], color="black", linewidth=3, solid_capstyle="butt", zorder=7)
+    white_rim = [withStroke(linewidth=3, foreground="white")]
+    axes.text(x, y + 0.012 * height, f"{length_km} km", fontsize=10, zorder=7, path_effects=white_rim)
 
 
 def _legend(figure: Figure, scene: Scene) -> None:
-    def marker(shape: str, **how: Any) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=shape, **how)
-
+    mark = partial(Line2D, [], [], linestyle="none", markersize=5)
+    cross: dict[str, Any] = {"marker": "X", "markersize": 9, "markeredgecolor": "black", "markeredgewidth": 0.5}
     entries = {
-        "isolated data node": marker("X", color=ISOLATED, markeredgecolor="black", markersize=9, markeredgewidth=0.5),
-        "data node": marker("o", markerfacecolor="none", markeredgecolor=DATA, markersize=5),
-        "hidden node (the mesh)": marker("o", color=MESH, markeredgewidth=0, markersize=5),
+        "isolated data node": mark(color=ISOLATED, **cross),
+        "data node": mark(marker="o", markerfacecolor="none", markeredgecolor=DATA),
+        "hidden node (the mesh)": mark(marker="o", color=MESH, markeredgewidth=0),
         "LAM": Patch(facecolor=LAM, alpha=0.5, edgecolor="black", linewidth=1.8),
         f"rim: within {scene.data.boundary_width_km:g} km of the LAM": Line2D([], [], color="black", linestyle="--"),
     }
-    figure.legend(
-        entries.values(),
-        entries.keys(),
-        loc="center",
-        bbox_to_anchor=(0.672, 0.095),
-        ncols=5,
-        frameon=False,
-        fontsize=11,
-        handletextpad=0.5,
-        columnspacing=1.4,
-    )
+    spacing = {"handletextpad": 0.5, "columnspacing": 1.4}
+    style: dict[str, Any] = {"loc": "center", "ncols": 5, "frameon": False, "fontsize": 11, **spacing}
+    figure.legend(entries.values(), entries.keys(), bbox_to_anchor=(0.672, 0.095), **style)
     explanation = (
         f"The encoder carries data to the mesh: here each hidden node picks {scene.picks} data nodes, the nearest "
         "ones. A data node that no hidden node picks is isolated: the model never sees its value."

@@ -40,24 +40,14 @@ class LineChart:
 
     def line(self, number: int, x: ArrayLike, y: ArrayLike, name: str = "") -> None:
         """Draw the n-th line through its finite values, and name it at its end."""
-        look = line_of(number)
-        x, y = _finite(x, y)
         # Where there are many, markers of different lines are at different points.
-        every = max(1, len(y) // 8)
+        every = max(1, np.isfinite(np.asarray(y, dtype=np.float64)).sum() // 8)
         shown = (min(number, every - 1), every)
-        self.axes.plot(x, y, **look._asdict(), linewidth=1.6, markersize=4, markevery=shown, zorder=3)
-        self._name_end(x, y, name, look.color)
+        self._draw(x, y, name, **line_of(number), linewidth=1.6, markersize=4, markevery=shown, zorder=3)
 
     def reference(self, x: ArrayLike, y: ArrayLike, name: str) -> None:
         """Draw a thin grey line and name it at its end; none without finite values."""
-        x, y = _finite(x, y)
-        if len(y):
-            self.axes.plot(x, y, **REFERENCE)
-            self._name_end(x, y, name, REFERENCE["color"])
-
-    def level(self, y: float) -> None:
-        """Draw a grey line at a level."""
-        self.axes.axhline(y, **REFERENCE)
+        self._draw(x, y, name, **REFERENCE)
 
     def lead_axis(self, longest_h: float) -> None:
         """Mark lead times at whole days or parts of one, and the level 0."""
@@ -75,8 +65,9 @@ class LineChart:
             axes.annotate(text, (0, 0.02), (offset, 0), xycoords=("data", "axes fraction"), ha=side, **style)
 
     def wavelengths(self, lowest: float, highest: float) -> None:
-        """Use logarithmic axes, with long waves on the left, and values within bounds."""
+        """Use logarithmic axes, with long waves on the left, values within bounds, and a grey line at a ratio of 1."""
         axes = self.axes
+        axes.axhline(1, **REFERENCE)
         axes.set(xscale="log", yscale="log")
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, lowest), min(high, highest))
@@ -100,9 +91,15 @@ class LineChart:
         label_ends(self.axes, self._ends)
         return png(self.figure)
 
-    def _name_end(self, x: np.ndarray, y: np.ndarray, name: str, colour: str) -> None:
-        if name and len(y):
-            self._ends.append((float(x[-1]), float(y[-1]), name, colour))
+    def _draw(self, x: ArrayLike, y: ArrayLike, name: str, **style: Any) -> None:
+        """Draw a line through its finite values, and keep its end for its name; nothing without any."""
+        line = np.array([x, y], dtype=np.float64)
+        line = line[:, np.isfinite(line[1])]
+        if not line.size:
+            return
+        self.axes.plot(*line, **style)
+        if name:
+            self._ends.append((float(line[0, -1]), float(line[1, -1]), name, style["color"]))
 
 
 def dot_chart(title: str, label: str, names: Sequence[str], dots: np.ndarray, marks: ArrayLike) -> bytes:
@@ -123,8 +120,7 @@ def dot_chart(title: str, label: str, names: Sequence[str], dots: np.ndarray, ma
     axes.plot(dots, rows, ".-", color="#999999", linewidth=0.8, zorder=2)
     axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
     for row, value in enumerate(np.asarray(marks)):
-        look = line_of(row)
-        axes.plot(value, row, marker=look.marker, color=look.color, markersize=9, zorder=4)
+        axes.plot(value, row, **line_of(row), markersize=9, zorder=4)
     axes.set_yticks(rows, names, fontsize=_label_size(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", color="0.92", linewidth=0.8)
@@ -165,17 +161,10 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     heights = _spread(sorted(at), 1.25 * size * DOTS_PER_INCH / 72, box.y0, box.y1)
     for height, number in zip(heights, np.argsort(at)):
         x, y, name, colour = ends[number]
-        axes.annotate(
-            name,
-            (x, y),
-            (1.04, (height - box.y0) / box.height),
-            textcoords="axes fraction",
-            fontsize=size,
-            color=INK,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 2},
-        )
+        arrow = {"arrowstyle": "-", "color": colour, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 2}
+        style: dict[str, Any] = {"fontsize": size, "color": INK, "va": "center", "arrowprops": arrow}
+        place = (1.04, (height - box.y0) / box.height)
+        axes.annotate(name, (x, y), place, textcoords="axes fraction", annotation_clip=False, **style)
 
 
 def _label_size(names: Sequence[str]) -> float:
@@ -194,9 +183,3 @@ def _spread(heights: list[float], apart: float, low: float, high: float) -> list
         reach = apart * (groups[-1][1] - 1) / 2
         groups[-1][0] = max(min(groups[-1][0], high - reach), low + reach)
     return [middle + apart * (step - (number - 1) / 2) for middle, number in groups for step in range(int(number))]
-
-
-def _finite(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    usable = np.isfinite(y)
-    return x[usable], y[usable]

@@ -44,7 +44,7 @@ class View:
         x, y = projection.project(lam)
         margin = margin_km / EARTH_RADIUS_KM
         bounds = [np.nanmin(x) - margin, np.nanmax(x) + margin, np.nanmin(y) - margin, np.nanmax(y) + margin]
-        left, right, bottom, top = (float(bound) for bound in np.clip(bounds, -2, 2))
+        left, right, bottom, top = np.clip(bounds, -2, 2).tolist()
         return cls(projection, (left, right, bottom, top))
 
     @cached_property
@@ -114,9 +114,8 @@ class Map:
             Larger values are dotted, to tell them from low ones in black and white.
         """
         pixels = np.where(nearest >= 0, values[np.maximum(nearest, 0)], np.nan)
-        image = self._axes.imshow(
-            pixels, cmap=colours, norm=scale, extent=self._view.box, origin="lower", interpolation="nearest"
-        )
+        grid: dict[str, Any] = {"extent": self._view.box, "origin": "lower", "interpolation": "nearest"}
+        image = self._axes.imshow(pixels, cmap=colours, norm=scale, **grid)
         self._hatch((nearest >= 0) & ~np.isfinite(pixels), "xxxx")
         self._hatch(np.nan_to_num(pixels) > dotted_above, "....")
         if label is not None:
@@ -128,8 +127,8 @@ class Map:
     def boundary(self, outline: Sequence[Floats], shaded: bool = False) -> None:
         """Draw coasts, a graticule, and closed lines around the LAM, which may be shaded."""
         lines: list[tuple[Floats, dict[str, Any]]] = [
-            (_graticule(), {"color": "white", "linewidth": 0.9, "alpha": 0.35}),
-            (_graticule(), {"color": "black", "linewidth": 0.35, "alpha": 0.5}),
+            (graticule(10, to_latitude=80), {"color": "white", "linewidth": 0.9, "alpha": 0.35}),
+            (graticule(10, to_latitude=80), {"color": "black", "linewidth": 0.35, "alpha": 0.5}),
             (_coasts(), {"color": "white", "linewidth": 1.6, "alpha": 0.7}),
             (_coasts(), {"color": "#333333", "linewidth": 0.7}),
         ]
@@ -168,9 +167,8 @@ class Map:
 
     def _hatch(self, pixels: Bools, hatch: str) -> None:
         if pixels.any():
-            self._axes.contourf(
-                *self._view.pixels, pixels.astype(float), levels=[0.5, 1.5], colors="none", hatches=[hatch]
-            )
+            style: dict[str, Any] = {"levels": [0.5, 1.5], "colors": "none", "hatches": [hatch]}
+            self._axes.contourf(*self._view.pixels, pixels.astype(float), **style)
 
     def _keep_box(self) -> None:
         left, right, bottom, top = self._view.box
@@ -180,11 +178,6 @@ class Map:
 @cache
 def _coasts() -> Floats:
     return joined(coastlines())
-
-
-@cache
-def _graticule() -> Floats:
-    return joined(graticule(10, to_latitude=80))
 
 
 def _middles(low: float, high: float, number: int) -> Floats:

@@ -75,12 +75,13 @@ def coastlines() -> Lines:
 
 
 @cache
-def graticule(step: int, to_latitude: int = 90) -> Lines:
-    """Return parallels and meridians every `step` degrees, the meridians up to a latitude on either side."""
+def graticule(step: int, to_latitude: int = 90) -> Floats:
+    """Return parallels and meridians every `step` degrees, the meridians up to a latitude on either side, `joined`."""
     along = np.linspace(-180, 180, 721)
     parallels = [(np.full_like(along, latitude), along) for latitude in range(-90 + step, 90, step)]
     across = np.linspace(-to_latitude, to_latitude, 361)
-    return [*parallels, *((across, np.full_like(across, longitude)) for longitude in range(-180, 180, step))]
+    meridians = [(across, np.full_like(across, longitude)) for longitude in range(-180, 180, step)]
+    return joined([*parallels, *meridians])
 
 
 def joined(lines: Sequence[tuple[Floats, Floats]]) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 DOTS_PER_INCH = 144
 """Of the pictures of a page."""
@@ -19,17 +19,12 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 
 
-class Line(NamedTuple):
-    """Look of the line of one experiment."""
-
-    color: str
-    linestyle: Any
-    marker: str
+_LOOKS = {"color": _COLOURS, "linestyle": _DASHES, "marker": _MARKERS}
 
 
-def line_of(number: int) -> Line:
-    """Return the look of the n-th line; the first 35 all differ in black and white."""
-    return Line(_COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)], _MARKERS[number % len(_MARKERS)])
+def line_of(number: int) -> dict[str, Any]:
+    """Return the look of the n-th line, for `plot`; the first 35 all differ in black and white."""
+    return {key: looks[number % len(looks)] for key, looks in _LOOKS.items()}
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -1,9 +1,9 @@
-"""States that a trained model predicts one step ahead, on the validation dates of its run."""
+"""States that a trained model predicts one step ahead, on the validation or test dates of its run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,34 +22,36 @@ class State(NamedTuple):
 
 
 class OneStep:
-    """A trained model with its validation data.
+    """A trained model with its data.
 
     Parameters
     ----------
     run : Run
     variables : sequence of str
         Prognostic variables.
+    stage : str
+        `keys.VALIDATION` or `keys.TEST`.
 
     Raises
     ------
     HouseError
-        If the model does not predict one of the variables, or the validation data cannot be opened.
+        If the model does not predict one of the variables, or the data cannot be opened.
     """
 
-    def __init__(self, run: Run, variables: tuple[str, ...]) -> None:
+    def __init__(self, run: Run, variables: tuple[str, ...], stage: str = keys.VALIDATION) -> None:
         from anemoi.datasets import open_dataset
 
         self._run, self._variables = run, variables
         names = run.inference["data_indices"]
         if unknown := sorted(set(variables) - names["output"].keys() & names["input"].keys()):
             raise HouseError(f"{', '.join(unknown)}: not a prognostic variable of {run.checkpoint}.")
-        config = run.dates_of(keys.VALIDATION)
+        config = run.dates_of(stage)
         try:
-            self._data = open_dataset(
-                run.dataset_of(keys.VALIDATION)["dataset"], start=config["start"], end=config["end"]
-            )
+            self._data = open_dataset(run.dataset_of(stage)["dataset"], start=config["start"], end=config["end"])
         except (OSError, ValueError) as error:
-            raise HouseError(f"the validation data of {run.checkpoint} cannot be opened ({error}).") from None
+            raise HouseError(
+                f"the {stage.rpartition('.')[2]} data of {run.checkpoint} cannot be opened ({error})."
+            ) from None
         self._inputs = sorted(names["input"], key=names["input"].get)
         self._outputs = [names["output"][name] for name in variables]
 
@@ -63,18 +65,27 @@ class OneStep:
         """Nodes of the LAM, of shape (nodes,)."""
         return np.arange(self._data.shape[-1]) < np.asarray(self._data.grids)[0]
 
-    def states(self) -> Iterator[State]:
-        """Predict every validation date that has enough states before it."""
+    @property
+    def dates(self) -> range:
+        """Indices of the dates that have enough states before them."""
+        return range(self._run.input_steps, len(self._data))
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, on the CPU."""
         import torch
 
-        model = torch.load(self._run.checkpoint, map_location="cpu", weights_only=False).eval()
-        data, steps = self._data, self._run.input_steps
-        inputs = [data.name_to_index[name] for name in self._inputs]
-        columns = [data.name_to_index[name] for name in self._variables]
-        for date in range(steps, len(data)):
-            before = np.stack([data[date - steps + step] for step in range(steps)])[:, :, 0]  # (step, variable, node)
-            batch = torch.from_numpy(before[:, inputs].transpose(0, 2, 1)[None])
-            with torch.inference_mode():
-                predicted = model.predict_step({self._run.dataset_name: batch})[self._run.dataset_name].numpy()
-            predicted = predicted.reshape(-1, predicted.shape[-1])[:, self._outputs].T
-            yield State(predicted, data[date][columns, 0], before[-1, columns])
+        return torch.load(self._run.checkpoint, map_location="cpu", weights_only=False).eval()
+
+    def state(self, date: int) -> State:
+        """Predict one of the `dates`."""
+        import torch
+
+        data, steps, name = self._data, self._run.input_steps, self._run.dataset_name
+        inputs, columns = ([data.name_to_index[name] for name in names] for names in (self._inputs, self._variables))
+        before = np.stack([data[date - steps + step] for step in range(steps)])[:, :, 0]  # (step, variable, node)
+        batch = torch.from_numpy(before[:, inputs].transpose(0, 2, 1)[None])
+        with torch.inference_mode():
+            predicted = self.model.predict_step({name: batch})[name].numpy()
+        predicted = predicted.reshape(-1, predicted.shape[-1])[:, self._outputs].T
+        return State(predicted, data[date][columns, 0], before[-1, columns])

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -113,7 +114,6 @@ def write_report(
         What was left out before runs were compared.
     tell : callable
     """
-    check_output(output)
     known: list[dict[str, Any]] = []
     graphs: dict[str, Graph] = {}
     for run in comparison.runs:
@@ -131,10 +131,8 @@ def write_report(
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

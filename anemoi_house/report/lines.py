@@ -81,11 +81,8 @@ def profiles(numbers: Numbers) -> Iterator[Picture]:
     """Draw the error against distance from the boundary at the deciding lead time, for each variable."""
     for variable in numbers["variables"]:
         name, lead = variable["name"], numbers["deciding_lead_h"]
-        chart = LineChart(
-            f"{name}: error by distance, +{lead} h",
-            "km from the run's own boundary",
-            _units("RMSE", variable["units"]),
-        )
+        label, units = "km from the run's own boundary", _units("RMSE", variable["units"])
+        chart = LineChart(f"{name}: error by distance, +{lead} h", label, units)
         for number, (experiment, runs) in enumerate(_experiments(numbers)):
             bins = np.array(runs[0]["bins_km"])
             chart.line(number, (bins[1:] + bins[:-1]) / 2, np.sqrt(_curve(runs, name, "profile")), experiment)
@@ -96,27 +93,17 @@ def profiles(numbers: Numbers) -> Iterator[Picture]:
 def spectra(numbers: Numbers) -> Iterator[Picture]:
     """Draw variance in the LAM by wavelength, forecast over analysis, for each variable."""
     for variable in numbers["variables"]:
-        name, lines = variable["name"], []
+        name, title = variable["name"], f"{variable['name']}: spectrum in the LAM, +{numbers['deciding_lead_h']} h"
+        chart = LineChart(title, "wavelength in km, short waves on the right", "variance, forecast / analysis")
         for number, (experiment, runs) in enumerate(_experiments(numbers)):
             if runs[0]["wavelength_km"] is None:
                 continue
             forecast, analysis = (_curve(runs, name, score) for score in ("spectrum", "analysis_spectrum"))
-            ratio = np.full_like(forecast, np.nan)
-            np.divide(forecast, analysis, out=ratio, where=analysis > 0)
-            if np.isfinite(ratio).any():
-                lines.append((number, runs[0]["wavelength_km"], ratio, experiment))
-        if not lines:
-            continue
-        chart = LineChart(
-            f"{name}: spectrum in the LAM, +{numbers['deciding_lead_h']} h",
-            "wavelength in km, short waves on the right",
-            "variance, forecast / analysis",
-        )
-        for line in lines:
-            chart.line(*line)
-        chart.level(1)
-        chart.wavelengths(0.5 * WORST_RATIOS[0], 2 * WORST_RATIOS[1])
-        yield Picture(f"spectrum-{name}", f"Variance of {name} in the LAM by wavelength", chart.png())
+            ratio = np.divide(forecast, analysis, out=np.full_like(forecast, np.nan), where=analysis > 0)
+            chart.line(number, runs[0]["wavelength_km"], ratio, experiment)
+        if chart.axes.lines:
+            chart.wavelengths(0.5 * WORST_RATIOS[0], 2 * WORST_RATIOS[1])
+            yield Picture(f"spectrum-{name}", f"Variance of {name} in the LAM by wavelength", chart.png())
 
 
 def losses(numbers: Numbers) -> Iterator[Picture]:
@@ -132,13 +119,11 @@ def losses(numbers: Numbers) -> Iterator[Picture]:
 def rings(numbers: Numbers, region: str) -> Iterator[Picture]:
     """Draw the validation error in a ring, one step ahead, by training step, for each variable."""
     for variable in numbers["variables"]:
-        name, key = variable["name"], f"{region}/{variable['name']}"
-        trainings = {
-            experiment: [
-                [(step, value**0.5) for step, value in rows] for run in runs if (rows := run["rings"].get(key))
-            ]
-            for experiment, runs in _experiments(numbers)
-        }
+        name = variable["name"]
+        trainings = {}
+        for experiment, runs in _experiments(numbers):
+            squares = [run["rings"].get(f"{region}/{name}") for run in runs]
+            trainings[experiment] = [[(step, value**0.5) for step, value in rows] for rows in squares if rows]
         title = f"{name}: {region.replace('_', ' ')} in validation"
         yield from _against_step(trainings, f"training-{region}-{name}", title, _units("RMSE", variable["units"]))
 

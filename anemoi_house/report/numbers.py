@@ -101,22 +101,21 @@ def _of_run(comparison: RunComparison, run_id: str) -> dict[str, Any]:
     frame, grid, kept = comparison.frame, comparison.grids[run_id], comparison.scores[run_id]
     curves = {name: score for name, score in SCORES.items() if isinstance(score, Curve)}
     axes = {score.axis_name: score.axis(grid) for score in curves.values()}
-    of_variable = {}
-    for number, variable in enumerate(frame.variables):
-        found: dict[str, Any] = {
-            name: score.in_units(kept.values[name][number]) for name, score in SCORES.items() if name not in curves
-        }
-        for name, score in curves.items():
-            if axes[score.axis_name] is not None:
-                found[name] = score.in_units(finite_mean(kept.values[name][number], axis=1))
-        of_variable[variable] = found
+    values = {
+        name: kept.values[name] if name not in curves else finite_mean(kept.values[name], axis=2)
+        for name in SCORES
+        if name not in curves or axes[curves[name].axis_name] is not None
+    }
     return {
         "nodes": len(grid.in_lam),
         "lam_nodes": int(grid.in_lam.sum()),
         "lam_shape": grid.lam_shape,
         "edge": {"cell_km": grid.band.cell_km, "sites": len(grid.band.sites), "used": grid.band.used},
         **axes,
-        "scores": of_variable,
+        "scores": {
+            variable: {name: SCORES[name].in_units(each[number]) for name, each in values.items()}
+            for number, variable in enumerate(frame.variables)
+        },
     }
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial, reduce
+from operator import getitem
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -25,29 +26,6 @@ Numbers = dict[str, Any]
 SYMBOLS = {BETTER: "▼", WORSE: "▲", NOISE: "="}
 
 
-class _Numbers:
-    """Looks up numbers of the dict and shows them, each with its path."""
-
-    def __init__(self, numbers: Numbers) -> None:
-        self._numbers = numbers
-
-    def at(self, path: Sequence[str | int]) -> Any:
-        """Return what the dict holds under a path."""
-        value: Any = self._numbers
-        for step in path:
-            value = value[step]
-        return value
-
-    def show(self, path: Sequence[str | int], signed: bool = False, digits: int = 3) -> Markup | str:
-        """Return a number as HTML."""
-        value = self.at(path)
-        if value is None:
-            return significant(None)
-        text = f"{value:,}" if isinstance(value, int) else significant(value, signed, digits)
-        html = Markup('<data value="{}" data-at="{}">{}</data>')
-        return html.format(repr(value), "/".join(map(str, path)), text)
-
-
 def page(numbers: Numbers, pictures: Pictures) -> str:
     """Return the page.
 
@@ -58,9 +36,23 @@ def page(numbers: Numbers, pictures: Pictures) -> str:
     pictures : dict of list of Picture
         From `pictures.draw`.
     """
-    lookup = _Numbers(numbers)
     template = _templates().get_template("page.html.j2")
-    return template.render(numbers, at=lookup.at, show=lookup.show, pictures=pictures)
+    return template.render(numbers, at=partial(_at, numbers), show=partial(_show, numbers), pictures=pictures)
+
+
+def _at(numbers: Numbers, path: Sequence[str | int]) -> Any:
+    """Return what the numbers hold under a path."""
+    found: Any = numbers
+    return reduce(getitem, path, found)
+
+
+def _show(numbers: Numbers, path: Sequence[str | int], signed: bool = False, digits: int = 3) -> Markup | str:
+    """Return a number as HTML, with its path."""
+    value = _at(numbers, path)
+    if value is None:
+        return significant(None)
+    text = f"{value:,}" if isinstance(value, int) else significant(value, signed, digits)
+    return Markup('<data value="{}" data-at="{}">{}</data>').format(repr(value), "/".join(map(str, path)), text)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from anemoi_house.runs.trained import Run
 from anemoi_house.scores.runs import ComparedRun
 from anemoi_house.scores.skill import losses
 
-RINGS = ("inner_ring", "outer_ring")
+RING_METRIC = re.compile(r"val/mse_((?:inner|outer)_ring/.*)\.step1")
 
 
 class Graph(NamedTuple):
@@ -26,34 +27,24 @@ class Graph(NamedTuple):
 
 def known_of(run: ComparedRun) -> tuple[dict[str, Any], Graph | None]:
     """Return coverage, losses and errors in the rings of a run, with a sentence for each that is missing; its graph."""
-    about, lacks = run.forecasts[0].about, []
-    history: list[Any] = []
-    rings: dict[str, Any] = {}
-    coverage, graph = None, None
+    about = run.forecasts[0].about
+    lacks: list[str] = []
+    known: dict[str, Any] = {"coverage": None, "losses": [], "rings": {}, "lacks": lacks}
+    graph = None
     if run.trained is None:
         lacks.append(f"its checkpoint, {about.checkpoint}, is gone: neither its graph nor its training is shown.")
     else:
-        history, rings = [list(row) for row in losses(run.trained)], ring_errors(run.trained)
+        known |= {"losses": [list(row) for row in losses(run.trained)], "rings": ring_errors(run.trained)}
         if not run.trained.spool.records_path.is_file():
             lacks.append("its training left no record (a spool): losses and metrics are not shown.")
-        elif not history:
+        elif not known["losses"]:
             lacks.append("its training ended before the first validation: losses and metrics are not shown.")
         try:
-            coverage, graph = _coverage(run.trained)
+            known["coverage"], graph = _coverage(run.trained)
         except HouseError as mistake:
             lacks.append(f"coverage is not shown: {mistake}")
-    known = {
-        "run_id": run.run_id,
-        "experiment": run.experiment,
-        "checkpoint": about.checkpoint,
-        "step": about.step,
-        "trim": about.trim,
-        "coverage": coverage,
-        "losses": history,
-        "rings": rings,
-        "lacks": lacks,
-    }
-    return known, graph
+    of_run = {"run_id": run.run_id, "experiment": run.experiment}
+    return of_run | {key: getattr(about, key) for key in ("checkpoint", "step", "trim")} | known, graph
 
 
 def ring_errors(run: Run) -> dict[str, list[list[float]]]:
@@ -65,10 +56,8 @@ def ring_errors(run: Run) -> dict[str, list[list[float]]]:
         if record.data is None or record.data["kind"] != "metrics":
             continue
         for key, value, _, step in record.data["rows"]:
-            metric, _, name = key.rpartition("/")
-            region = metric.removeprefix("val/mse_")
-            if metric == f"val/mse_{region}" and region in RINGS and name.endswith(".step1"):
-                found.setdefault(f"{region}/{name.removesuffix('.step1')}", {})[step] = float(value)
+            if metric := RING_METRIC.fullmatch(key):
+                found.setdefault(metric[1], {})[step] = float(value)
     return {key: [[step, value] for step, value in sorted(rows.items())] for key, rows in found.items()}
 
 

@@ -28,10 +28,9 @@ def verdict(rows: Sequence[dict[str, Any]], lead_h: int, verified: bool) -> dict
     sentences = [_sentence(name, cell, baseline) for name, cell in cells.items()]
     once = [name for name, cell in cells.items() if cell["trainings"] == 1]
     if once and others:
-        who = (
-            "Each experiment was" if len(once) == len(rows) else f"{listed(once)} {'was' if len(once) == 1 else 'were'}"
+        sentences.append(
+            f"Only trained once: {listed(once)}. Another seed may change the result by more than these intervals."
         )
-        sentences.append(f"{who} trained once: another seed may change the result by more than these intervals.")
     return {
         "headline": _headline(cells, lead_h),
         "measure": f"artifact index of the {what}, mean over variables, +{lead_h} h",

@@ -27,13 +27,6 @@ from anemoi_house.scores.spectrum import AnalysisSpectrum, ForecastSpectrum
 
 SCORES: dict[str, Score] = {
     score.name: score
-    for score in (
-        *ARTIFACT_SCORES,
-        *RMSE_SCORES,
-        Drift(),
-        ErrorProfile(),
-        ForecastSpectrum(),
-        AnalysisSpectrum(),
-    )
+    for score in (*ARTIFACT_SCORES, *RMSE_SCORES, Drift(), ErrorProfile(), ForecastSpectrum(), AnalysisSpectrum())
 }
 """All scores by name, in the order of the tables."""

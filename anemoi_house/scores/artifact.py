@@ -35,8 +35,7 @@ class Excess(Score):
 
     def values(self, fields: Fields) -> Floats:
         """Return signed squares."""
-        excesses = {"jump": fields.index.jump, "kink": fields.index.kink, "ripple": fields.index.ripple}
-        return excesses[self._part].squared
+        return getattr(fields.index, self._part).squared
 
 
 class Jump(Excess):
@@ -59,9 +58,8 @@ class Jump(Excess):
             return difference
         better = difference.verdict == BETTER
         larger = (theirs, stretches.theirs) if better else (ours, stretches.ours)
-        if artifact(*larger) == ARTIFACT:
-            return difference
-        return replace(difference, verdict=LOWER if better else HIGHER)
+        is_artifact = artifact(*larger) == ARTIFACT
+        return difference if is_artifact else replace(difference, verdict=LOWER if better else HIGHER)
 
 
 class Along(Score):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +57,8 @@ class CommonNodes:
         size : int
             Number of its nodes.
         """
-        found = {}
-        for region, weights in self.weights.items():
-            found[f"common_{region}"] = np.zeros(size)
-            found[f"common_{region}"][self.nodes[number]] = weights
-        return found
+        found = {region: np.bincount(self.nodes[number], weights, size) for region, weights in self.weights.items()}
+        return {f"common_{region}": weights.astype(np.float64) for region, weights in found.items()}
 
 
 def common_nodes(grids: Sequence[Grid], labels: Sequence[str]) -> CommonNodes:
@@ -81,7 +79,9 @@ def common_nodes(grids: Sequence[Grid], labels: Sequence[str]) -> CommonNodes:
     first = grids[0]
     for grid, label in zip(grids[1:], labels[1:]):
         _check_trim_alone(first, grid, labels[0], label)
-    lam, outside = (_in_all([grid.node_ids[grid.in_lam == inside] for grid in grids]) for inside in (True, False))
+    lam, outside = (
+        reduce(np.intersect1d, (grid.node_ids[grid.in_lam == inside] for grid in grids)) for inside in (True, False)
+    )
     wanted = np.concatenate([lam, outside])
     nodes = [_find(wanted, grid.node_ids) for grid in grids]
     signed = np.stack([grid.signed_km[picked] for grid, picked in zip(grids, nodes)])
@@ -106,10 +106,8 @@ def _check_trim_alone(first: Grid, other: Grid, first_label: str, label: str) ->
             f"({int(other.in_lam.sum()):,} nodes) share no node: their area or spacing differs. {_ADVICE}"
         )
     lam = np.concatenate([grid.points[grid.in_lam] for grid in (first, other)])
-    for one, one_label, another, another_label in (
-        (first, first_label, other, label),
-        (other, label, first, first_label),
-    ):
+    named = (first, first_label), (other, label)
+    for (one, one_label), (another, another_label) in (named, named[::-1]):
         alone = ~one.in_lam & ~np.isin(one.node_ids, another.node_ids[~another.in_lam])
         # Global nodes that the larger LAM replaces lie among its nodes, or within a cell of them.
         far = np.isinf(distance_to_km(one.points[alone], lam, within_km=one.band.cell_km)).sum() if alone.any() else 0
@@ -118,13 +116,6 @@ def _check_trim_alone(first: Grid, other: Grid, first_label: str, label: str) ->
                 f"{int(far):,} nodes of {one_label} outside the LAM are not in {another_label}: the global grids "
                 f"differ. {_ADVICE}"
             )
-
-
-def _in_all(ids: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    common = ids[0]
-    for more in ids[1:]:
-        common = common[np.isin(common, more)]
-    return common
 
 
 def _find(wanted: NDArray[np.int64], ids: NDArray[np.int64]) -> Indices:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,22 +27,11 @@ FAULTS_DRAWN = 4
 """Fields with missing values of which the gaps are kept for a map."""
 
 
-class Analyses(Protocol):
-    """Source of the analyses that forecasts are verified with."""
-
-    @property
-    def missing(self) -> tuple[np.datetime64, ...]:
-        """Valid dates without an analysis."""
-
-    def values(self, forecast: Forecast, variable: str) -> Values:
-        """Return analyses at the times of a forecast, of shape (leads, nodes); NaN where there is none."""
-
-
 def compare(
     runs: Sequence[ComparedRun],
     settings: Settings,
     tell: Tell = lambda line: None,
-    verify: Callable[[Sequence[Forecast], Sequence[str]], Analyses] = Verification,
+    verify: Callable[[Sequence[Forecast], Sequence[str]], Verification] = Verification,
 ) -> RunComparison:
     """Compute the scores of all runs.
 
@@ -72,10 +61,12 @@ def compare(
     for group in _by_data(runs, grids):
         try:
             analyses = verify([forecast for run in group for forecast in frame.forecasts(run)], frame.variables)
+            analysed = analyses.values
+            unverified.update(analyses.missing)
         except HouseError as reason:
             unknown.append(f"Not verified: {', '.join(run.label for run in group)}; {reason}")
             tell(unknown[-1])
-            analyses = _NoAnalyses()
+            analysed = _without_analyses
         of_analyses: dict[Any, Any] = {}  # the runs share them, so that each is read and scored once
         for run in group:
             grid = grids[run.run_id]
@@ -84,10 +75,9 @@ def compare(
             scores[run.run_id] = scorer.scores
             for forecast in frame.forecasts(run):
                 for name in frame.variables:
-                    faults += scorer.take(forecast, name, analyses.values(forecast, name), len(faults))
+                    faults += scorer.take(forecast, name, analysed(forecast, name), len(faults))
                 done += 1
                 tell(f"{done} of {total} forecasts: {run.label} from {date_text(forecast.date)}")
-        unverified.update(analyses.missing)
     for fault in faults:
         for each in scores.values():
             each.exclude(fault)
@@ -121,9 +111,16 @@ class _Scorer:
         initial = np.array(frame.leads_h) == 0
         both: Bools = whole & verified & ~initial
         error = field[both].astype(np.float64) - truth[both]
-        self._score("forecast", forecast.date, name, whole, field[whole], field, truth)
-        self._score("analysis", forecast.date, name, verified, truth[verified], field, truth)
-        self._score("error", forecast.date, name, both, error, field, truth)
+        place = frame.variables.index(name), frame.dates.index(forecast.date)
+        kinds: tuple[tuple[Kind, Bools, Any], ...] = (
+            ("forecast", whole, field[whole]),
+            ("analysis", verified, truth[verified]),
+            ("error", both, error),
+        )
+        for of, leads, values in kinds:
+            if leads.any():
+                fields = Fields(values, field[leads], truth[leads], self._grid, self._weights)
+                self._score(of, place, leads, fields)
 
         deciding = frame.leads_h.index(frame.deciding_h)
         if both[deciding]:
@@ -139,39 +136,28 @@ class _Scorer:
             faults.append(Fault(forecast.run_id, name, forecast.date, frame.leads_h[lead], int(gaps.sum()), kept))
         return faults
 
-    def _score(
-        self, of: Kind, date: np.datetime64, name: str, leads: Bools, values: Any, field: Values, truth: Values
-    ) -> None:
-        """Compute and keep all scores of errors, of forecasts or of analyses."""
-        frame, kept = self._frame, self.scores
-        if not leads.any():
-            return
-        fields = Fields(values, field[leads], truth[leads], self._grid, self._weights)
-        place = frame.variables.index(name), frame.dates.index(date)
+    def _score(self, of: Kind, place: tuple[int, int], leads: Bools, fields: Fields) -> None:
+        """Compute and keep all scores of errors, of forecasts or of analyses, at some lead times."""
+        frame, kept, (variable, date) = self._frame, self.scores, place
         in_tables = leads & np.isin(frame.leads_h, frame.table_leads_h)
         rows = [frame.table_leads_h.index(frame.leads_h[lead]) for lead in np.flatnonzero(in_tables)]
         of_tables = fields.at(in_tables[leads])
         for score in (score for score in SCORES.values() if score.of == of):
             if not isinstance(score, Curve):
-                key = score.name, name, date
+                key = score.name, *place
                 found = self._of_analyses.get(key) or (score.values(fields), score.stretches(fields))
                 if of == "analysis":
                     self._of_analyses[key] = found
-                kept.values[score.name][place[0], leads, place[1]] = found[0]
+                kept.values[score.name][variable, leads, date] = found[0]
                 if score.has_stretches:
-                    kept.stretches[score.name][place[0], leads, place[1]] = found[1]
+                    kept.stretches[score.name][variable, leads, date] = found[1]
             elif rows and kept.values[score.name].shape[-1]:
-                kept.values[score.name][place[0], rows, place[1]] = score.values(of_tables)
+                kept.values[score.name][variable, rows, date] = score.values(of_tables)
 
 
-class _NoAnalyses:
-    """Replaces analyses that cannot be opened."""
-
-    missing: tuple[np.datetime64, ...] = ()
-
-    def values(self, forecast: Forecast, variable: str) -> Values:
-        """Return NaN."""
-        return np.full((len(forecast.leads_h), len(forecast.in_lam)), np.nan, dtype=np.float32)
+def _without_analyses(forecast: Forecast, variable: str) -> Values:
+    """Return NaN in place of analyses that cannot be opened."""
+    return np.full((len(forecast.leads_h), len(forecast.in_lam)), np.nan, dtype=np.float32)
 
 
 def _grids(runs: Sequence[ComparedRun], widths: Widths) -> dict[str, Grid]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,10 +26,11 @@ class Widths(NamedTuple):
     outer_km: float = OUTER_KM
 
 
+@dataclass(eq=False)
 class Grid:
     """Data nodes of a run, and what scores need of them, each computed once.
 
-    Parameters
+    Attributes
     ----------
     latitudes, longitudes : ndarray, shape (nodes,)
         Degrees.
@@ -39,16 +41,11 @@ class Grid:
         Of the rings.
     """
 
-    def __init__(
-        self,
-        latitudes: Floats,
-        longitudes: Floats,
-        in_lam: Bools,
-        lam_shape: tuple[int, int] | None,
-        widths: Widths = Widths(),  # noqa: B008
-    ) -> None:
-        self.latitudes, self.longitudes = latitudes, longitudes
-        self.in_lam, self.lam_shape, self.widths = in_lam, lam_shape, widths
+    latitudes: Floats
+    longitudes: Floats
+    in_lam: Bools
+    lam_shape: tuple[int, int] | None
+    widths: Widths
 
     @cached_property
     def node_ids(self) -> NDArray[np.int64]:
@@ -96,10 +93,8 @@ class Grid:
         """Mean of the LAM's spacing along rows and columns; None without a two-dimensional grid."""
         if self.lam_shape is None:
             return None
-        latitudes, longitudes = (
-            part[self.in_lam].reshape(self.lam_shape) for part in (self.latitudes, self.longitudes)
-        )
-        return float(np.mean(spacing_km(latitudes, longitudes)))
+        lattice = [part[self.in_lam].reshape(self.lam_shape) for part in (self.latitudes, self.longitudes)]
+        return float(np.mean(spacing_km(*lattice)))
 
 
 def region_weights(codes: NDArray[np.int8], areas: Floats) -> dict[str, Floats]:

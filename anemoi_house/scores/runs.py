@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -137,8 +139,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[ComparedRun], list[str]]:
                 forecasts = forecasts_of(find_forecasts(folder))
             except HouseError as mistake:
                 lacking.append(mistake)
-                continue
-            found.append(ComparedRun(forecasts, _trained(folder, Path(forecasts[0].about.checkpoint))))
+            else:
+                found.append(ComparedRun(forecasts, _trained(folder, Path(forecasts[0].about.checkpoint))))
         if len(lacking) == len(folders):
             raise lacking[0]
         left_out += [f"Left out: {reason}" for reason in lacking]
@@ -147,10 +149,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[ComparedRun], list[str]]:
 
 def _trained(*paths: Path) -> Run | None:
     for path in paths:
-        try:
+        with suppress(HouseError):
             return find_run(path)
-        except HouseError:
-            continue
     return None
 
 
@@ -199,10 +199,8 @@ def _common_leads(forecasts: Pairs) -> tuple[list[int], list[str]]:
     lacking = [lead for lead in every if lead not in leads]
     if not lacking:
         return leads, []
-    gaps_of = ((run, forecast, [lead for lead in every if lead not in forecast.leads_h]) for run, forecast in forecasts)
-    who = sorted(
-        {f"{run.label} from {date_text(each.date)} lacks {_hours(gaps)}" for run, each, gaps in gaps_of if gaps}
-    )
+    gaps = ((run, each.date, sorted(set(every) - set(each.leads_h))) for run, each in forecasts)
+    who = sorted({f"{run.label} from {date_text(date)} lacks {_hours(leads)}" for run, date, leads in gaps if leads})
     more = f"; and {len(who) - _LINES} more" if len(who) > _LINES else ""
     return leads, [f"Lead times left out everywhere: {_hours(lacking)}. {'; '.join(who[:_LINES])}{more}."]
 
@@ -216,13 +214,12 @@ def _table_leads(asked: tuple[int, ...], leads: Sequence[int]) -> tuple[int, ...
 
 
 def _common_variables(forecasts: Pairs, asked: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    for name in asked:
-        for run, forecast in forecasts:
-            if name not in forecast.variables:
-                raise HouseError(
-                    f"--variables {name}: not in the forecast of {run.label} from {date_text(forecast.date)}, which "
-                    f"has {', '.join(forecast.variables)}. Make its forecasts with that variable, or leave it out."
-                )
+    for name, (run, forecast) in product(asked, forecasts):
+        if name not in forecast.variables:
+            raise HouseError(
+                f"--variables {name}: not in the forecast of {run.label} from {date_text(forecast.date)}, which has "
+                f"{', '.join(forecast.variables)}. Make its forecasts with that variable, or leave it out."
+            )
     first = forecasts[0][1].variables
     common = [name for name in first if all(name in forecast.variables for _, forecast in forecasts)]
     if not common:

@@ -136,7 +136,4 @@ class Curve(Score):
 
 def finite_mean(values: Floats, axis: int | tuple[int, ...]) -> Floats:
     """Return the mean of the finite values along an axis; NaN where there are none."""
-    usable = np.isfinite(values)
-    count = usable.sum(axis=axis)
-    total = np.where(usable, values, 0).sum(axis=axis)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.ma.masked_invalid(values).mean(axis=axis).filled(np.nan)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anemoi_house.boundary.significance import Stretches
 from anemoi_house.geometry import Bools, Floats
 from anemoi_house.scores import SCORES
 from anemoi_house.scores.common_nodes import CommonNodes
@@ -73,11 +72,9 @@ class RunScores:
     def exclude(self, fault: Fault) -> None:
         """Take a field out of every mean."""
         variable, date = self._frame.variables.index(fault.variable), self._frame.dates.index(fault.date)
-        for name, values in self.values.items():
+        for name, values in (*self.values.items(), *self.stretches.items()):
             if fault.lead_h in (leads := self.leads_of(SCORES[name])):
                 values[variable, leads.index(fault.lead_h), date] = np.nan
-                if name in self.stretches:
-                    self.stretches[name][variable, leads.index(fault.lead_h), date] = np.nan
         if fault.lead_h == self._frame.deciding_h:
             self.squared_error.pop((fault.variable, fault.date), None)
 
@@ -126,14 +123,10 @@ class RunComparison:
         """Return a score of all trainings of an experiment, of shape (trainings, variables, lead times, dates)."""
         return np.stack([self.scores[run_id].values[score] for run_id in self.experiments[experiment]])
 
-    def stretches(self, ours: str, theirs: str, score: str) -> Stretches | None:
-        """Return a score of two experiments by stretches of the boundary; None if it has none.
+    def stretches(self, experiment: str, score: str) -> Floats:
+        """Return a score that has them by stretches of the boundary, with the stretches on one more axis."""
+        return np.stack([self.scores[run_id].stretches[score] for run_id in self.experiments[experiment]])
 
-        Its arrays are of shape (trainings, variables, lead times, dates, stretches).
-        """
-        if not SCORES[score].has_stretches:
-            return None
-        runs = [self.experiments[name] for name in (ours, theirs)]
-        first, *more = (self.grids[run_id] for ids in runs for run_id in ids)
-        one, other = (np.stack([self.scores[run_id].stretches[score] for run_id in ids]) for ids in runs)
-        return Stretches(one, other, same=all(grid is first for grid in more))
+    def on_one_grid(self, *experiments: str) -> bool:
+        """Return whether all trainings of some experiments have the same grid."""
+        return len({self.grids[run_id] for name in experiments for run_id in self.experiments[name]}) == 1

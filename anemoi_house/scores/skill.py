@@ -49,7 +49,7 @@ def skill(run: Run, variables: tuple[str, ...] = VARIABLES) -> list[Skill]:
     cosine = np.cos(np.deg2rad(model.latitudes))
     weights = {"lam": model.in_lam.astype(float), "outside": np.where(model.in_lam, 0, cosine)}
     squares: dict[str, list[np.ndarray]] = {region: [] for region in weights}
-    for state in model.states():
+    for state in map(model.state, model.dates):
         errors = np.stack([state.predicted, state.last]) - state.truth
         for region, each in weights.items():
             squares[region].append(np.average(errors**2, axis=-1, weights=each))
@@ -78,10 +78,9 @@ def as_text(run: Run, errors: list[Skill], history: list[tuple[int, float, float
         lines += [f"{step + 1:>8}{train:>16.4f}{validation:>18.4f}" for step, train, validation in history]
     lines += ["", "root-mean-square error 6 h ahead, on the validation dates"]
     lines += [f"{'variable':<10}{'region':<10}{'model':>12}{'persistence':>14}{'ratio':>9}"]
-    for entry in errors:
-        verdict = "better" if entry.ratio < 1 else "worse"
-        lines.append(
-            f"{entry.variable:<10}{entry.region:<10}{entry.model:>12.4g}{entry.persistence:>14.4g}"
-            f"{entry.ratio:>9.2f}  {verdict}"
-        )
+    lines += [
+        f"{entry.variable:<10}{entry.region:<10}{entry.model:>12.4g}{entry.persistence:>14.4g}{entry.ratio:>9.2f}  "
+        + ("better" if entry.ratio < 1 else "worse")
+        for entry in errors
+    ]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -49,16 +49,15 @@ def summary_rows(comparison: RunComparison, verified: bool) -> list[dict[str, An
         lead = frame.leads_h.index(lead_h)
         at, unit = np.s_[:, :, lead], units[along][:, lead]
         for row, cell in zip(rows, _column(comparison, SCORES[jump], at, unit)):
-            name = row["experiment"]
-            stretches = _stretches(comparison, name, SCORES[jump], at, unit)
-            assert stretches is not None
-            found = artifact(_values(comparison, name, jump, at, unit), stretches.ours)
-            row["index"][str(lead_h)] = cell | {"artifact": found}
+            values, stretches = (
+                _mean_over_variables(of(row["experiment"], jump)[at], unit)
+                for of in (comparison.stacked, comparison.stretches)
+            )
+            cell["artifact"] = artifact(values, stretches)
+            row["index"][str(lead_h)] = cell
+            if lead_h == frame.deciding_h:
+                row |= {"by_date": SCORES[jump].in_units(values.mean(axis=0)), "artifact": cell["artifact"]}
     deciding = frame.leads_h.index(frame.deciding_h)
-    for row in rows:
-        squares = _values(comparison, row["experiment"], jump, np.s_[:, :, deciding], units[along][:, deciding])
-        row["by_date"] = SCORES[jump].in_units(squares.mean(axis=0))
-        row["artifact"] = row["index"][str(frame.deciding_h)]["artifact"]
     for score in RING_SCORES:
         column = _column(comparison, SCORES[score], np.s_[:, :, deciding], units[RING_SCORES[0]][:, deciding])
         for row, cell in zip(rows, column):
@@ -81,7 +80,7 @@ def _column(comparison: RunComparison, score: Score, at: Any, unit: Floats | Non
     first, *_ = comparison.experiments
     cells = []
     for name in comparison.experiments:
-        ours, theirs = (_values(comparison, each, score.name, at, unit) for each in (name, first))
+        ours, theirs = (_mean_over_variables(comparison.stacked(each, score.name)[at], unit) for each in (name, first))
         cell = _summarised(score, ours)
         if name != first:
             difference = score.compare(ours, theirs, _stretches(comparison, name, score, at, unit))
@@ -91,19 +90,15 @@ def _column(comparison: RunComparison, score: Score, at: Any, unit: Floats | Non
     return cells
 
 
-def _values(comparison: RunComparison, experiment: str, score: str, at: Any, unit: Floats | None) -> Floats:
-    return _mean_over_variables(comparison.stacked(experiment, score)[at], unit)
-
-
 def _stretches(
     comparison: RunComparison, experiment: str, score: Score, at: Any, unit: Floats | None
 ) -> Stretches | None:
-    first, *_ = comparison.experiments
-    found = comparison.stretches(experiment, first, score.name)
-    if found is None:
+    """Return a score of an experiment and of the first by stretches of the boundary; None if it has none."""
+    if not score.has_stretches:
         return None
-    ours, theirs = (_mean_over_variables(each[at], unit) for each in (found.ours, found.theirs))
-    return replace(found, ours=ours, theirs=theirs)
+    both = experiment, next(iter(comparison.experiments))
+    ours, theirs = (_mean_over_variables(comparison.stretches(each, score.name)[at], unit) for each in both)
+    return Stretches(ours, theirs, same=comparison.on_one_grid(*both))
 
 
 def _mean_over_variables(values: Floats, unit: Floats | None) -> Floats:
@@ -132,8 +127,7 @@ def _summarised(score: Score, values: Floats) -> Cell:
 
 def _mark_lowest(score: Score, cells: Sequence[Cell]) -> None:
     """Mark the smallest value of a column that has more than one; of signed means, the one closest to 0."""
-    sizes = [cell["value"] if score.squares or cell["value"] is None else abs(cell["value"]) for cell in cells]
-    known = [size for size in sizes if size is not None]
-    if len(known) > 1:
-        for cell, size in zip(cells, sizes):
-            cell["lowest"] = size == min(known)
+    known = [cell for cell in cells if cell["value"] is not None]
+    sizes = [cell["value"] if score.squares else abs(cell["value"]) for cell in known]
+    for cell, size in zip(known, sizes):
+        cell["lowest"] = len(known) > 1 and size == min(sizes)

@@ -45,19 +45,13 @@ def by_distance(result: dict[str, Any]) -> plt.Figure:
     """Plot the error of each experiment over that of mmgt by distance from HRRR's border, averaged over variables."""
     figure, panels = plt.subplots(1, len(LEADS_H), figsize=(9, 3.6), sharey=True, layout="constrained")
     limits = np.array(result["profile_km"])
-    centres = (limits[1:] + limits[:-1]) / 2
+    centres, base = (limits[1:] + limits[:-1]) / 2, result["scores"]["mmgt"]
     for panel, lead in zip(panels, LEADS_H):
         at = result["leads_h"].index(lead)
-        base = result["scores"]["mmgt"]
         for name in result["experiments"]:
-            colour, line, mark = STYLES[name]
-            ratios = [
-                np.array(result["scores"][name][variable]["profile_rmse"][at]) / np.array(of["profile_rmse"][at])
-                for variable, of in base.items()
-            ]
-            panel.plot(
-                centres, np.mean(ratios, axis=0), color=colour, linestyle=line, marker=mark, markersize=4, label=name
-            )
+            ours, look = result["scores"][name], dict(zip(("color", "linestyle", "marker"), STYLES[name]))
+            ratios = [np.divide(ours[each]["profile_rmse"][at], base[each]["profile_rmse"][at]) for each in base]
+            panel.plot(centres, np.mean(ratios, axis=0), **look, markersize=4, label=name)
         panel.axvline(0, color="0.4", linewidth=0.8)
         panel.axvspan(-225, 0, color="0.9", zorder=0)
         panel.set(title=f"{lead} h", xlabel="km from HRRR's border (inside < 0)")
@@ -70,13 +64,8 @@ def by_distance(result: dict[str, Any]) -> plt.Figure:
 def differences(result: dict[str, Any]) -> plt.Figure:
     """Plot differences with their intervals, filled where they are beyond noise."""
     shown = [name for name in CONTRASTS if name in result["differences"]]
-    figure, panels = plt.subplots(
-        len(LEADS_H),
-        len(shown),
-        figsize=(2.0 * len(shown) + 1.6, 3.0 * len(LEADS_H)),
-        sharey=True,
-        layout="constrained",
-    )
+    size = (2.0 * len(shown) + 1.6, 3.0 * len(LEADS_H))
+    figure, panels = plt.subplots(len(LEADS_H), len(shown), figsize=size, sharey=True, layout="constrained")
     for row, lead in zip(np.atleast_2d(panels), LEADS_H):
         for panel, contrast in zip(row, shown):
             _intervals(panel, result["differences"][contrast], str(lead))

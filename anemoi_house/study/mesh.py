@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
+from anemoi_house.forecast.one_step import OneStep
 from anemoi_house.runs.trained import find_run
 from anemoi_house.study.plan import VARIABLES
 from anemoi_house.upstream import keys
@@ -26,42 +27,21 @@ def mesh_use(run: Path, dates: int = 12) -> dict[str, dict[str, float]]:
     dict of str to dict
         For each variable, the error of the `model`, of the model with `another_mesh`, and of `persistence`.
     """
-    from anemoi.datasets import open_dataset
-
-    found = find_run(run)
-    model = torch.load(found.checkpoint, map_location="cpu", weights_only=False).eval()
-    names, test = found.inference["data_indices"], found.dates_of(keys.TEST)
-    data = open_dataset(found.dataset_of(keys.TEST)["dataset"], start=test["start"], end=test["end"])
-    steps = found.input_steps
-    inputs = [data.name_to_index[name] for name in sorted(names["input"], key=names["input"].get)]
-    columns = [data.name_to_index[name] for name in VARIABLES]
-    outputs = [names["output"][name] for name in VARIABLES]
-    lam = int(np.asarray(data.grids)[0])
-    kept: dict[str, torch.Tensor] = {}
-
-    def behind_processor(module: torch.nn.Module, given: object, state: torch.Tensor) -> torch.Tensor:
-        return kept.setdefault("state", state)
-
-    model.model.processor.register_forward_hook(behind_processor)
-
-    def predicted(date: int) -> np.ndarray:
-        states = np.stack([data[date + step] for step in range(steps)])[:, :, 0]
-        with torch.inference_mode():
-            answer = model.predict_step({"data": torch.from_numpy(states[:, inputs].transpose(0, 2, 1)[None])})
-        fields = answer["data"].numpy()
-        return fields.reshape(-1, fields.shape[-1])[:lam, outputs].T
-
+    model = OneStep(find_run(run), VARIABLES, keys.TEST)
+    kept: dict[str, Any] = {}
+    model.model.model.processor.register_forward_hook(lambda module, given, state: kept.setdefault("state", state))
     squares = []
-    for date in np.linspace(0, len(data) - steps - OTHER_DATE - 1, dates).astype(int):
-        truth, last = (data[int(date) + steps - back][columns, 0, :lam] for back in (0, 1))
-        guesses = []
+    for date in np.linspace(model.dates[0], model.dates[-1] - OTHER_DATE, dates).astype(int).tolist():
+        states = []
         for mesh_date in (date, date + OTHER_DATE):
             kept.clear()
-            predicted(int(mesh_date))  # keeps the mesh state of that date
-            guesses.append(predicted(int(date)))
-        squares.append([np.mean((guess - truth) ** 2, axis=-1) for guess in (*guesses, last)])
-    errors = np.sqrt(np.mean(squares, axis=0))
+            model.state(mesh_date)  # keeps the mesh state of that date
+            states.append(model.state(date))
+        right, other = states
+        errors = np.stack([right.predicted, other.predicted, right.last]) - right.truth
+        squares.append(np.mean(errors[..., model.in_lam] ** 2, axis=-1))
+    roots = np.sqrt(np.mean(squares, axis=0))
     return {
-        name: dict(zip(("model", "another_mesh", "persistence"), errors[:, row].tolist()))
+        name: dict(zip(("model", "another_mesh", "persistence"), roots[:, row].tolist()))
         for row, name in enumerate(VARIABLES)
     }

@@ -98,18 +98,11 @@ class Run:
     @property
     def arguments(self) -> list[str]:
         """Arguments of `anemoi-training train`."""
-        return [
-            *EXPERIMENTS[self.experiment],
-            "+sample=house_study",
-            f"{keys.RUN_NAME}={self.experiment}",
-        ]
+        return [*EXPERIMENTS[self.experiment], "+sample=house_study", f"{keys.RUN_NAME}={self.experiment}"]
 
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables of its training."""
-        return {
-            "ANEMOI_BASE_SEED": str(self.seed),
-            "HOUSE_SAMPLE": str(self.study / ("faulty" if self.fault else "sample")),
-            "HOUSE_OUTPUT": str(self.folder),
-            **ONE_THREAD,
-        }
+        sample = self.study / ("faulty" if self.fault else "sample")
+        own = {"ANEMOI_BASE_SEED": f"{self.seed}", "HOUSE_SAMPLE": f"{sample}", "HOUSE_OUTPUT": f"{self.folder}"}
+        return own | ONE_THREAD

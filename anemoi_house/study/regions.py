@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from anemoi.graphs.edges import KNNEdges
-from scipy.spatial import cKDTree
 
 from anemoi_house.boundary.widths import INNER_KM, ZONE_KM
-from anemoi_house.geometry import Bools, Floats, LambertGrid, distance_to_km, great_circle_km, to_cartesian, to_latlon
-from anemoi_house.graphs.describe import load_graph
+from anemoi_house.geometry import Bools, Floats, LambertGrid, distance_to_km, to_latlon
+from anemoi_house.graphs.describe import data_nodes, isolated_data_nodes, load_graph
 
 REGIONS = {
     "deep_interior": "in the LAM, more than 455 km from HRRR's border: the same nodes in every experiment",
@@ -51,15 +50,12 @@ class Nodes:
     def of_graph(cls, path: Path, neighbours: int | None = None) -> Nodes:
         """Read the graph of a training; with `neighbours`, isolate nodes as if its encoder had that many."""
         graph = load_graph(path)
-        latitudes, longitudes = np.rad2deg(graph["data"].x.numpy().astype(np.float64)).T
-        edges = (
-            graph["data", "to", "hidden"].edge_index
-            if neighbours is None
-            else KNNEdges("data", "hidden", neighbours).get_edge_index(graph)
-        )
-        isolated = np.ones(len(latitudes), dtype=bool)
-        isolated[edges[0].numpy()] = False
-        return cls(to_cartesian(latitudes, longitudes), graph["data"].cutout_mask.numpy().ravel(), isolated)
+        if neighbours is not None:
+            edges = KNNEdges("data", "hidden", neighbours).get_edge_index(graph)
+            graph["data", "to", "hidden"].edge_index = edges
+        nodes = data_nodes(graph, ZONE_KM)
+        isolated = np.isin(np.arange(len(nodes.in_lam)), isolated_data_nodes(graph))
+        return cls(nodes.points, nodes.in_lam, isolated)
 
 
 def regions_of(nodes: Nodes, untrimmed: Nodes, grid: LambertGrid) -> tuple[dict[str, Bools], Floats]:
@@ -88,7 +84,8 @@ def regions_of(nodes: Nodes, untrimmed: Nodes, grid: LambertGrid) -> tuple[dict[
     rim = (signed > 0) & (signed <= ZONE_KM)
     far = signed > ZONE_KM
     poles = far & (np.abs(nodes.points[:, 2]) > np.sin(np.deg2rad(60)))
-    isolated = _among(nodes.points, untrimmed.points[untrimmed.isolated])
+    to_isolated = distance_to_km(nodes.points, untrimmed.points[untrimmed.isolated], within_km=_SAME_POINT_KM)
+    isolated = np.isfinite(to_isolated)
     return {
         "deep_interior": deep,
         "shallow_interior": (signed <= -STRIP_KM) & ~deep,
@@ -108,10 +105,3 @@ def _within(points: Floats, grid: LambertGrid) -> Bools:
     left, low = grid.project(grid.first_latitude, grid.first_longitude)
     right, high = left + (grid.nx - 1) * grid.spacing_km, low + (grid.ny - 1) * grid.spacing_km
     return (left < x) & (x < right) & (low < y) & (y < high)
-
-
-def _among(points: Floats, others: Floats) -> Bools:
-    """Return which points are among others."""
-    if not len(others):
-        return np.zeros(len(points), dtype=bool)
-    return great_circle_km(cKDTree(others).query(points)[0]) < _SAME_POINT_KM

@@ -10,25 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from anemoi_house.boundary.index import signed_root
-from anemoi_house.boundary.significance import SeedDifference, difference_over_seeds
+from anemoi_house.boundary.significance import difference_over_seeds
 from anemoi_house.errors import HouseError
 from anemoi_house.geometry import Floats
 from anemoi_house.sample.grids import GRIDS
+from anemoi_house.study import plan
 from anemoi_house.study.fault import SETTINGS
 from anemoi_house.study.mesh import mesh_use
-from anemoi_house.study.plan import (
-    BY_DATE_LEADS_H,
-    CONTRASTS,
-    EXPERIMENTS,
-    FAULTY,
-    GRID,
-    JUDGED_LEADS_H,
-    SAMPLE_DATES,
-    VARIABLES,
-    Run,
-)
 from anemoi_house.study.regions import REGIONS, Nodes, regions_of
 from anemoi_house.study.scores import BIAS_REGIONS, MEASURES, PROFILE_KM, scores_of
 
@@ -40,7 +31,7 @@ RunScores = Sequence[dict[str, Any]]
 """Scores of the runs of one experiment, as from `scores_of`."""
 
 
-def result_of(study: Path, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def result_of(study: Path, runs: Mapping[str, Sequence[plan.Run]]) -> dict[str, Any]:
     """Score runs and compare experiments.
 
     Parameters
@@ -55,43 +46,38 @@ def result_of(study: Path, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     HouseError
         If no experiment is untrimmed, or runs have forecasts of different dates or lead times.
     """
-    untrimmed = [name for name in runs if not any("trim" in argument for argument in EXPERIMENTS[name])]
+    untrimmed = [name for name in runs if not any("trim" in argument for argument in plan.EXPERIMENTS[name])]
     if not untrimmed:
         raise HouseError("--experiments: all are trimmed. Give an untrimmed one, which defines HRRR's border.")
     border = Nodes.of_graph(runs[untrimmed[0]][0].graph, neighbours=12)
     scores = {name: _scores_of_experiment(study, each, border) for name, each in runs.items()}
-    firsts = {name: each[0] for name, each in scores.items()}
     dates, leads_h = _shared(scores, "dates"), _shared(scores, "leads_h")
-    judged, by_date = ({lead: leads_h.index(lead) for lead in of} for of in (JUDGED_LEADS_H, BY_DATE_LEADS_H))
+    judged, by_date = ({lead: leads_h.index(lead) for lead in of} for of in (plan.JUDGED_LEADS_H, plan.BY_DATE_LEADS_H))
     return {
-        "grid": {"name": GRID, "dates": SAMPLE_DATES},
-        "experiments": {name: EXPERIMENTS[name] for name in runs},
+        "grid": {"name": plan.GRID, "dates": plan.SAMPLE_DATES},
+        "experiments": {name: plan.EXPERIMENTS[name] for name in runs},
         "seeds": [run.seed for run in next(iter(runs.values()))],
         "dates": dates,
         "leads_h": leads_h,
         "regions": REGIONS,
-        "fault": {"experiments": list(FAULTY), **SETTINGS},
+        "fault": {"experiments": list(plan.FAULTY), **SETTINGS},
         "profile_km": PROFILE_KM.tolist(),
         "trainings": {name: [_training(run) for run in each] for name, each in runs.items()},
-        "nodes": {name: each["nodes"] for name, each in firsts.items()},
-        "isolated": {name: each["isolated"] for name, each in firsts.items()},
+        **{key: {name: of[0][key] for name, of in scores.items()} for key in ("nodes", "isolated")},
         "mesh_use": {name: mesh_use(each[0].folder) for name, each in runs.items()},
-        "band": {name: each["band"] for name, each in firsts.items()},
-        "scores": {name: {each: _summary(of, each) for each in VARIABLES} for name, of in scores.items()},
+        "band": {name: of[0]["band"] for name, of in scores.items()},
+        "scores": {name: {each: _summary(of, each) for each in plan.VARIABLES} for name, of in scores.items()},
         "by_date": {name: _by_date(each, by_date) for name, each in scores.items()},
         "differences_are": "value, low and high end of the 95 % interval",
         "differences": _differences(scores, judged),
     }
 
 
-def _scores_of_experiment(study: Path, runs: Sequence[Run], border: Nodes) -> list[dict[str, Any]]:
+def _scores_of_experiment(study: Path, runs: Sequence[plan.Run], border: Nodes) -> list[dict[str, Any]]:
     nodes = Nodes.of_graph(runs[0].graph)
-    regions, signed_km = regions_of(nodes, border, GRIDS[GRID].lam)
-    scores = []
-    for run in runs:
-        print(f"scores of {run.name}", file=sys.stderr, flush=True)
-        scores.append(scores_of(run.folder, nodes, regions, signed_km, study / "sample"))
-    return scores
+    regions, signed_km = regions_of(nodes, border, GRIDS[plan.GRID].lam)
+    print(f"scores of {runs[0].experiment}, {len(runs)} runs", file=sys.stderr, flush=True)
+    return [scores_of(run.folder, nodes, regions, signed_km, study / "sample") for run in runs]
 
 
 def _shared(scores: Mapping[str, RunScores], key: str) -> list[Any]:
@@ -102,7 +88,7 @@ def _shared(scores: Mapping[str, RunScores], key: str) -> list[Any]:
     return first
 
 
-def _training(run: Run) -> dict[str, Any]:
+def _training(run: plan.Run) -> dict[str, Any]:
     record = json.loads(run.record.read_text())
     return {key: record[key] for key in ("seed", "wall_s", "cpu_s")}
 
@@ -122,9 +108,8 @@ def squares(runs: RunScores, variable: str, score: str, key: str = "squared") ->
     """
     kind, name = score.split()
     of_runs = [run["variables"][variable] for run in runs]
-    if kind == "rmse":
-        return np.array([scores["mse"][name] for scores in of_runs], dtype=np.float64)
-    return np.array([scores[kind][name][key] for scores in of_runs], dtype=np.float64)
+    found = [scores["mse"][name] if kind == "rmse" else scores[kind][name][key] for scores in of_runs]
+    return np.array(found, dtype=np.float64)
 
 
 def _summary(runs: RunScores, variable: str) -> dict[str, Any]:
@@ -135,58 +120,49 @@ def _summary(runs: RunScores, variable: str) -> dict[str, Any]:
     return {
         "score": {score: signed_root(squares(runs, variable, score).mean(axis=1)).tolist() for score in SCORES},
         "persistence": {region: np.sqrt(np.mean(first["persistence"][region], axis=0)).tolist() for region in REGIONS},
-        "analysis": {
-            measure: signed_root(np.mean(first["analysis"][measure]["squared"])).item() for measure in MEASURES
-        },
-        "bias": {
-            region: np.mean([scores["bias"][region] for scores in of_runs], axis=1).tolist() for region in BIAS_REGIONS
-        },
+        "analysis": {name: signed_root(np.mean(first["analysis"][name]["squared"])).item() for name in MEASURES},
+        "bias": {name: np.mean([each["bias"][name] for each in of_runs], axis=1).tolist() for name in BIAS_REGIONS},
         "profile_rmse": np.sqrt(profile).tolist(),
     }
 
 
 def _by_date(runs: RunScores, leads: Mapping[int, int]) -> dict[str, Any]:
     """Return each score by seed and date at some lead times, without averaging."""
-
-    def at_leads(roots: Floats) -> dict[str, Any]:
-        return {str(lead): roots[..., index].tolist() for lead, index in leads.items()}
-
-    return {
-        variable: {score: at_leads(signed_root(squares(runs, variable, score))) for score in SCORES}
-        for variable in VARIABLES
-    }
+    found: dict[str, Any] = {variable: {} for variable in plan.VARIABLES}
+    for variable, score in itertools.product(plan.VARIABLES, SCORES):
+        roots = signed_root(squares(runs, variable, score))
+        found[variable][score] = {str(lead): roots[..., at].tolist() for lead, at in leads.items()}
+    return found
 
 
 def _differences(scores: Mapping[str, RunScores], leads: Mapping[int, int]) -> dict[str, Any]:
     """Return every contrast whose two experiments were run: by score, lead time and variable."""
     found: dict[str, Any] = {}
-    for contrast, meaning in CONTRASTS.items():
-        ours, theirs = contrast.split(" - ")
-        if ours in scores and theirs in scores:
-            each = {score: _contrast(scores[ours], scores[theirs], score, leads) for score in SCORES}
-            found[contrast] = {"what": meaning, **{score: by_lead for score, by_lead in each.items() if by_lead}}
+    for contrast, meaning in plan.CONTRASTS.items():
+        ours, theirs = map(scores.get, contrast.split(" - "))
+        if ours and theirs:
+            each = ((score, _contrast(ours, theirs, score, leads)) for score in SCORES)
+            found[contrast] = {"what": meaning} | {score: by_lead for score, by_lead in each if by_lead}
     return found
 
 
 def _contrast(ours: RunScores, theirs: RunScores, score: str, leads: Mapping[int, int]) -> dict[str, Any] | None:
     """Return the difference of one score by lead time; None for a region without nodes."""
-    one, other = (np.stack([squares(runs, each, score) for each in VARIABLES]) for runs in (ours, theirs))
+    one, other = (np.stack([squares(runs, each, score) for each in plan.VARIABLES]) for runs in (ours, theirs))
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
         return None
     scale = "squared" if score.startswith("rmse") else "scale"
-    units = np.stack([squares(theirs, each, score, scale) for each in VARIABLES]).mean(axis=(1, 2))
+    units = np.stack([squares(theirs, each, score, scale) for each in plan.VARIABLES]).mean(axis=(1, 2))
     return {
         str(lead): {
-            "all": _interval(difference_over_seeds(one[..., at], other[..., at], np.sqrt(units[:, at]))),
-            **{
-                variable: _interval(difference_over_seeds(one[[row], ..., at], other[[row], ..., at]))
-                for row, variable in enumerate(VARIABLES)
-            },
+            "all": _interval(one[..., at], other[..., at], np.sqrt(units[:, at])),
+            **{name: _interval(one[[row], ..., at], other[[row], ..., at]) for row, name in enumerate(plan.VARIABLES)},
         }
         for lead, at in leads.items()
     }
 
 
-def _interval(found: SeedDifference) -> list[float | None]:
-    """Return the difference and the ends of its interval; None for an infinite end."""
+def _interval(ours: Floats, theirs: Floats, units: ArrayLike = 1.0) -> list[float | None]:
+    """Return the difference over seeds and the ends of its interval; None for an infinite end."""
+    found = difference_over_seeds(ours, theirs, units)
     return [value if np.isfinite(value) else None for value in (found.value, found.low, found.high)]

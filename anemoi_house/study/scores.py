@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anemoi_house.boundary.band import Band, cell_areas_km2
-from anemoi_house.boundary.index import ArtifactIndex, artifact_index
+from anemoi_house.boundary.index import artifact_index
 from anemoi_house.boundary.profile import error_profile
 from anemoi_house.forecast.read import Forecast, Verification, find_forecasts, forecasts_of
 from anemoi_house.geometry import Bools, Floats
@@ -51,12 +51,9 @@ def scores_of(run: Path, nodes: Nodes, regions: Mapping[str, Bools], signed_km: 
         "variables": {},
     }
     for variable in VARIABLES:
-        rows = []
-        for forecast in forecasts:
-            values = forecast.values(variable).astype(np.float64)
-            analysis = verification.values(forecast, variable).astype(np.float64)
-            rows.append(_of_forecast(values, analysis, band, areas, regions, signed_km))
-        scores["variables"][variable] = _stacked(rows)
+        values = np.stack([each.values(variable) for each in forecasts]).astype(np.float64)
+        analyses = np.stack([verification.values(each, variable) for each in forecasts]).astype(np.float64)
+        scores["variables"][variable] = _of_forecasts(values, analyses, band, areas, regions, signed_km)
     return scores
 
 
@@ -74,37 +71,30 @@ def _verified_with(truth: Path, forecast: Forecast) -> Forecast:
     return replace(forecast, about=replace(forecast.about, dataset=moved(forecast.about.dataset)))
 
 
-def _of_forecast(
+def _of_forecasts(
     values: Floats, truth: Floats, band: Band, areas: Floats, regions: Mapping[str, Bools], signed_km: Floats
 ) -> dict[str, Any]:
-    """Score each lead time after the first, which is the analysis."""
-    error, persistence = (values - truth)[1:], (truth[0] - truth)[1:]
-    of_error, alone, of_truth = (artifact_index(band, field[1:]) for field in (values - truth, values, truth))
+    """Score each lead time after the first, which is the analysis, of fields of shape (..., leads, nodes)."""
+    start, values, truth = truth[..., :1, :], values[..., 1:, :], truth[..., 1:, :]
+    error, persistence = values - truth, start - truth
     return {
         "mse": {name: _mean(error**2, areas, mask) for name, mask in regions.items()},
         "persistence": {name: _mean(persistence**2, areas, mask) for name, mask in regions.items()},
         "bias": {name: _mean(error, areas, regions[name]) for name in BIAS_REGIONS},
-        "error": _index(of_error),
-        "forecast": _index(alone),
-        "analysis": _index(of_truth),
+        "error": _index(band, error),
+        "forecast": _index(band, values),
+        "analysis": _index(band, truth),
         "profile": error_profile(signed_km, error, areas, PROFILE_KM).rms ** 2,
     }
 
 
-def _index(found: ArtifactIndex) -> dict[str, dict[str, Floats]]:
-    return {
-        name: {"squared": getattr(found, name).squared, "scale": getattr(found, name).scale ** 2} for name in MEASURES
-    }
+def _index(band: Band, field: Floats) -> dict[str, dict[str, Floats]]:
+    index = artifact_index(band, field)
+    measures = {name: getattr(index, name) for name in MEASURES}
+    return {name: {"squared": found.squared, "scale": found.scale**2} for name, found in measures.items()}
 
 
 def _mean(field: Floats, areas: Floats, mask: Bools) -> Floats:
     if not mask.any():
-        return np.full(len(field), np.nan)
-    return np.average(field[:, mask], weights=areas[mask], axis=1)
-
-
-def _stacked(rows: list[Any]) -> Any:
-    """Stack the dictionaries of all dates into one of arrays (dates, ...)."""
-    if isinstance(rows[0], dict):
-        return {key: _stacked([row[key] for row in rows]) for key in rows[0]}
-    return np.stack(rows).tolist()
+        return np.full(field.shape[:-1], np.nan)
+    return np.average(field[..., mask], weights=areas[mask], axis=-1)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from anemoi_house.errors import HouseError
 from anemoi_house.files import write_whole
@@ -62,23 +63,18 @@ def make(runs: Sequence[Run], side_by_side: int, prefix: list[str]) -> None:
         if failed.is_set():
             return
         try:
-            lines = [stage(run, prefix) for stage in (_train, _forecast)]
+            line = f"{run.name}: {_train(run, prefix)}, {_forecast(run, prefix)}"
         except BaseException:
             failed.set()
             raise
-        print(f"[{next(done)}/{len(runs)}] {run.name}: {', '.join(lines)}", file=sys.stderr, flush=True)
+        print(f"[{next(done)}/{len(runs)}] {line}", file=sys.stderr, flush=True)
 
     with ThreadPoolExecutor(side_by_side) as pool:
         list(pool.map(one, runs))
 
 
 def _train(run: Run, prefix: list[str]) -> str:
-    wanted = {
-        "arguments": run.arguments,
-        "seed": run.seed,
-        "settings": _settings(run.experiment),
-        "fault": run.fault,
-    }
+    wanted = {"arguments": run.arguments, "seed": run.seed, "settings": _settings(run.experiment), "fault": run.fault}
     if run.record.is_file():
         found = json.loads(run.record.read_text())
         if {key: found.get(key) for key in wanted} == wanted:
@@ -100,14 +96,8 @@ def _execute(command: list[str], run: Run, log_name: str) -> dict[str, float]:
     """Run a command to its end; return its wall-clock and CPU time."""
     start, log = time.monotonic(), run.folder / log_name
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=run.folder,
-            env=os.environ | run.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, cwd=run.folder, env=os.environ | run.environment, **streams)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -116,18 +106,14 @@ def _execute(command: list[str], run: Run, log_name: str) -> dict[str, float]:
     return {"wall_s": time.monotonic() - start, "cpu_s": usage.ru_utime + usage.ru_stime}
 
 
+@cache
 def _settings(experiment: str) -> str:
     """Return a digest of everything that determines the result of an experiment's training."""
-    with _COMPOSE:  # Hydra composes one config at a time
-        return _digest(experiment)
-
-
-@cache
-def _digest(experiment: str) -> str:
     from omegaconf import OmegaConf
 
     name, *overrides = EXPERIMENTS[experiment]
-    config = composed(name.removeprefix("--config-name="), None, [*overrides, "+sample=house_study"])
+    with _COMPOSE:  # Hydra composes one config at a time
+        config = composed(name.removeprefix("--config-name="), None, [*overrides, "+sample=house_study"])
     sections = ("data", "dataloader", "graph", "model", "task", "training")
     parts = {key: OmegaConf.to_container(config[key], resolve=False) for key in sections}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

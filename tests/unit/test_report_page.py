@@ -216,8 +216,8 @@ def test_a_lam_at_a_pole_or_across_the_date_line_is_drawn_whole(centre: tuple[fl
 
 def test_lines_differ_in_black_and_white() -> None:
     looks = [line_of(number) for number in range(35)]
-    assert len({(str(look.linestyle), look.marker) for look in looks}) == 35
-    assert len({looks[number].color for number in range(7)}) == 7
+    assert len({(str(look["linestyle"]), look["marker"]) for look in looks}) == 35
+    assert len({looks[number]["color"] for number in range(7)}) == 7
 
 
 def test_labels_do_not_lie_on_each_other() -> None:

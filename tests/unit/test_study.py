@@ -22,7 +22,7 @@ from anemoi_house.sample import grids
 from anemoi_house.sample.grids import GRIDS
 from anemoi_house.study.fault import SIZES, WEIGHTS, Fault, write_faulty
 from anemoi_house.study.regions import REGIONS, Nodes, regions_of
-from anemoi_house.study.scores import MEASURES, PROFILE_KM, _of_forecast, _verified_with
+from anemoi_house.study.scores import MEASURES, PROFILE_KM, _of_forecasts, _verified_with
 from anemoi_house.study.tables import tables
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_scores_of_planted_errors(untrimmed: Nodes) -> None:
     sizes = dict(zip(PARTS, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)))
     error = np.sum([size * regions[name] for name, size in sizes.items()], axis=0)
     truth = np.stack([np.zeros(len(areas)), np.full(len(areas), 2.0)])
-    found = _of_forecast(truth + np.stack([0 * error, error]), truth, band, areas, regions, signed)
+    found = _of_forecasts(truth + np.stack([0 * error, error]), truth, band, areas, regions, signed)
     for name, size in sizes.items():
         assert found["mse"][name] == pytest.approx([size**2])
         assert found["persistence"][name] == pytest.approx([4.0])
@@ -122,7 +122,7 @@ def test_scores_of_planted_errors(untrimmed: Nodes) -> None:
     assert found["profile"][0, (centres > 0) & (centres < 900)] == pytest.approx(16.0)
 
     jump = np.where(untrimmed.in_lam, 0.0, 7.0)
-    found = _of_forecast(truth + np.stack([0 * jump, jump]), truth, band, areas, regions, signed)
+    found = _of_forecasts(truth + np.stack([0 * jump, jump]), truth, band, areas, regions, signed)
     assert signed_root(found["error"]["jump"]["squared"]) == pytest.approx([7.0], rel=0.01)
     assert set(found["error"]) == set(MEASURES)
 
