@@ -9,6 +9,7 @@ Points are unit vectors, of shape (n, 3). Arrays in, arrays out: numpy and scipy
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -168,33 +169,48 @@ def first_pick(
 
 
 def smallest_number(
-    nodes: DataNodes, points: NDArray[np.floating], mesh: NDArray[np.floating], floor: int, ceiling: int
-) -> int | None:
-    """Return the smallest number of neighbours, from `floor` to `ceiling`, that isolates no node in the zone.
+    points: NDArray[np.floating],
+    mesh: NDArray[np.floating],
+    in_zone: Callable[[Indices], Mask],
+    floor: int,
+    ceiling: int,
+    *,
+    reach: int = 16,
+    in_ties: bool = False,
+) -> tuple[int | None, NDArray[np.int32]]:
+    """Return the smallest number of neighbours, from `floor` to `ceiling`, that isolates no node in a zone.
 
-    The result is exact, and no graph is built for each candidate: one query gives the number at which each node is
-    first picked. Ties count in favour of the node: a builder that breaks them otherwise may need a larger number, but
-    never a smaller one.
+    The result is exact, and no graph is built for each candidate: one query, widened by doubling, gives the number at
+    which each node is first picked.
 
     Parameters
     ----------
-    nodes : DataNodes
-        n data nodes.
-    points, mesh : ndarray, shape (n, 3) and (m, 3)
-        The same nodes as unit vectors, and the hidden nodes.
+    points, mesh, in_ties
+        As for `first_pick`. With `in_ties`, a builder that breaks ties otherwise may need a larger number, but never
+        a smaller one.
+    in_zone : callable
+        Returns True for each of the given nodes that is in the zone.
     floor, ceiling : int
         Range of the search.
+    reach : int
+        Number of neighbours to begin with.
 
     Returns
     -------
-    int or None
-        None if even `ceiling` neighbours miss a node of the boundary zone.
+    smallest : int or None
+        None if even `ceiling` neighbours miss a node of the zone.
+    first : ndarray of int, shape (n,)
+        From `first_pick`, for at least `reach` neighbours.
     """
     ceiling = min(ceiling, len(points))
-    first = first_pick(points, mesh, ceiling, in_ties=True)
-    beyond = np.flatnonzero(first > floor)
-    smallest = int(first[beyond[nodes.in_boundary_zone(beyond)]].max(initial=floor))
-    return smallest if smallest <= ceiling else None
+    reach = min(max(reach, floor), ceiling)
+    while True:
+        first = first_pick(points, mesh, reach, in_ties=in_ties)
+        beyond = np.flatnonzero(first > floor)
+        smallest = int(first[beyond[in_zone(beyond)]].max(initial=floor))
+        if smallest <= reach or reach == ceiling:
+            return (smallest if smallest <= reach else None), first
+        reach = min(2 * reach, ceiling)
 
 
 def nearest_hidden(points: NDArray[np.floating], mesh: NDArray[np.floating]) -> Indices:

@@ -101,7 +101,8 @@ class BoundaryAwareKNNEdges(KNNEdges):
         With ties, stock KNN may need a larger number than the search finds; hence the loop.
         """
         source, target = self.get_cartesian_node_coordinates(source_nodes, target_nodes)
-        smallest = coverage.smallest_number(data, source.cpu().numpy(), target.cpu().numpy(), floor, ceiling)
+        points, mesh = source.cpu().numpy(), target.cpu().numpy()
+        smallest, _ = coverage.smallest_number(points, mesh, data.in_boundary_zone, floor, ceiling, in_ties=True)
         for neighbours in range(smallest or ceiling + 1, ceiling + 1):
             self.num_nearest_neighbours = neighbours
             edge_index = super().compute_edge_index(source_nodes, target_nodes)

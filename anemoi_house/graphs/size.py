@@ -120,10 +120,11 @@ def size_table(
         The smallest sufficient number from here on is added too: what `auto` chooses.
     """
     zones = data.zone(np.arange(len(points)))
-    first = coverage.first_pick(points, mesh, max(coverage.SEARCH_LIMIT, floor, *numbers))
-    smallest = int(first[np.isin(zones, ("lam", "rim"))].max(initial=1))
-    sufficient = smallest <= min(coverage.SEARCH_LIMIT, len(points))
-    shown = {*numbers, *((smallest - 1, smallest, max(smallest, floor)) if sufficient else ())}
+    in_zone = np.isin(zones, ("lam", "rim"))
+    reach = max(floor, *numbers)
+    limit = max(coverage.SEARCH_LIMIT, reach)
+    smallest, first = coverage.smallest_number(points, mesh, lambda some: in_zone[some], 1, limit, reach=reach)
+    shown = {*numbers, *((smallest - 1, smallest, max(smallest, floor)) if smallest else ())}
 
     def row(neighbours: int) -> Row:
         isolated = zones[first > neighbours]
@@ -133,7 +134,7 @@ def size_table(
     return SizeTable(
         nodes={"data": len(points), "hidden": len(mesh), "lam": int(np.count_nonzero(data.in_lam))},
         boundary_width_km=data.boundary_width_km,
-        smallest=smallest if sufficient else None,
+        smallest=smallest,
         rows=tuple(row(number) for number in sorted(shown) if 1 <= number <= len(points)),
     )
 

@@ -37,7 +37,9 @@ def random_grid(drawn: tuple[int, int, int]) -> tuple[DataNodes, np.ndarray]:
 
 
 def smallest_in(nodes: DataNodes, hidden: np.ndarray, floor: int, ceiling: int) -> int | None:
-    return smallest_number(nodes, nodes.points, unit_vectors(*hidden.T), floor, ceiling)
+    points, mesh = nodes.points, unit_vectors(*hidden.T)
+    smallest, _ = smallest_number(points, mesh, nodes.in_boundary_zone, floor, ceiling, reach=2, in_ties=True)
+    return smallest
 
 
 def chords(nodes: DataNodes, hidden: np.ndarray) -> np.ndarray:
