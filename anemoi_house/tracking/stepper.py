@@ -76,14 +76,6 @@ class Stepper:
         self._lock: HeartbeatLock | None = None
         self._failed_at = -math.inf
 
-    def __enter__(self) -> Stepper:
-        """Return the stepper."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release the lock of the run."""
-        self.close()
-
     @property
     def pause_s(self) -> float:
         """Seconds between the last failure and the next attempt."""
@@ -128,7 +120,7 @@ class Stepper:
             sender = self.open()
             while sender.advance():
                 self.failures = 0
-                self._job.progress.show(sender)
+                self._job.progress.show_sent(sender)
                 if time.monotonic() > until:
                     return True
             if flush:

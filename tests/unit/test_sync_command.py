@@ -325,7 +325,7 @@ def test_beside_a_training_records_go_on_as_they_come(outputs: Path, servers: Se
     eventually(lambda: Pending(training.spool).error)
     assert Pending(training.spool).error == "cannot connect to memory (connection refused)"
     servers.fault = lambda name, done: None
-    eventually(lambda: not Pending(training.spool).records)
+    eventually(lambda: not Pending(training.spool).left["records"])
     training.put(metrics(("a", 1.0, 2)), end())
     assert training.wait() == 0
     assert Pending(training.spool).complete
