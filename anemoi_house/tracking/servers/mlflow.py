@@ -101,7 +101,7 @@ class MlflowServer(Server):
 
     def prepare(self) -> None:
         """Check that somebody listens; get a token, if the server requires one and there is none or an old one."""
-        self.knock()
+        super().prepare()
         if not self._authentication:
             return
         if self._auth is None:
@@ -222,7 +222,10 @@ class MlflowServer(Server):
     @explained
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return the content of an artifact, or None if there is none."""
-        return self._content(run_id, name)
+        if not any(one.path == name for one in self.client.list_artifacts(run_id, name.rpartition("/")[0] or None)):
+            return None
+        with tempfile.TemporaryDirectory() as temporary:
+            return Path(self.client.download_artifacts(run_id, name, temporary)).read_bytes()
 
     def _connect(self) -> MlflowClient:
         import mlflow
@@ -239,12 +242,6 @@ class MlflowServer(Server):
             named = Path(temporary) / base
             named.symlink_to(local.resolve())
             self.client.log_artifact(run_id, str(named), folder or None)
-
-    def _content(self, run_id: str, name: str) -> bytes | None:
-        if not any(one.path == name for one in self.client.list_artifacts(run_id, name.rpartition("/")[0] or None)):
-            return None
-        with tempfile.TemporaryDirectory() as temporary:
-            return Path(self.client.download_artifacts(run_id, name, temporary)).read_bytes()
 
 
 class SqliteServer(MlflowServer):
