@@ -29,6 +29,7 @@ def as_text(found: Sequence[dict[str, Any]]) -> str:
     id_width = _id_width([run["run_id"] for run in found])
     table = [list(_HEADINGS), *(_cells(run, id_width) for run in found)]
     widths = [max(map(len, column)) for column in zip(*table)]
+    widths[3:5] = 16, 8  # of a time, and of the longest status
     # Name and experiment share what the other columns and the gaps leave.
     free = WIDTH - sum(widths) + widths[1] + widths[2] - 2 * (len(widths) - 1)
     widths[2] = min(widths[2], max(10, free - widths[1]), 16)

@@ -232,8 +232,8 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     def finalize(self, status: str = "success") -> None:
         """Record the end of the run, and wait a bounded time until the rest is sent."""
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt | SIGTERMException)
-        words = {"success": "FINISHED", "finished": "FINISHED"}
-        self._end("KILLED" if interrupted else words.get(status, "FAILED"), brief=interrupted)
+        ended = "FINISHED" if status in ("success", "finished") else "FAILED"
+        self._end("KILLED" if interrupted else ended, brief=interrupted)
 
     def _init_authentication(self) -> None:
         self.auth = NoAuth()

@@ -90,13 +90,12 @@ class Stepper:
         """Return the sender, once the lock of the run is held; raise a BusyError while another process holds it."""
         if self.sender is None:
             target = self._job.target(self.spool)
-            lock = sender_lock(self.spool, target["uri"])
+            self._lock = sender_lock(self.spool, target["uri"])
             try:
                 self.sender = Sender(self.spool, target["uri"], self._job.server(target))
             except BaseException:
-                lock.release()
+                self.close()
                 raise
-            self._lock = lock
         return self.sender
 
     def step(self, for_s: float = math.inf, flush: bool = False) -> bool:

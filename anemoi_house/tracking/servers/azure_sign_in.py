@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,18 +39,15 @@ class SignIn:
 
     def __init__(self, identity: str, authority: str) -> None:
         self._identity, self._authority = identity, authority
-        self._credentials: list[Any] | None = None
 
-    @property
+    @cached_property
     def credentials(self) -> list[Any]:
         """The credentials that are tried, in this order."""
-        if self._credentials is None:
-            self._credentials = [make() for make in self._ways()]
-        return self._credentials
+        return [make() for make in self._ways()]
 
     def forget(self) -> None:
         """Drop the token: the server has rejected it."""
-        self._credentials = None
+        self.__dict__.pop("credentials", None)
 
     def get_token(self, *scopes: str, **settings: Any) -> AccessToken:
         """Return a token, as Azure's libraries ask for it."""
@@ -79,7 +76,7 @@ class SignIn:
         workload = partial(WorkloadIdentityCredential, authority=self._authority, **short)
         managed = partial(ManagedIdentityCredential, client_id=client, **short | {"connection_timeout": 2})
         cli = partial(AzureCliCredential, process_timeout=2 * TIMEOUT_S)
-        federated = [workload] if os.environ.get(_FEDERATED) else []
+        federated: list[Callable[[], Any]] = [workload] if os.environ.get(_FEDERATED) else []
         ways: dict[str, list[Callable[[], Any]]] = {
             "service_principal": federated or [principal],
             "managed": [managed],

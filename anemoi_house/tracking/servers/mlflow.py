@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -88,16 +89,13 @@ class MlflowServer(Server):
 
     def __init__(self, uri: str, authentication: bool = False, name: str | None = None) -> None:
         super().__init__(uri, name or shown_uri(uri))
-        self._client: MlflowClient | None = None
         self._auth: Any = None
         self._authentication = authentication
 
-    @property
+    @cached_property
     def client(self) -> MlflowClient:
         """MLflow's client; created when it is first needed."""
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
+        return self._connect()
 
     def prepare(self) -> None:
         """Check that somebody listens; get a token, if the server requires one and there is none or an old one."""
