@@ -39,7 +39,7 @@ def _runs(arguments: argparse.Namespace) -> None:
     from anemoi_house.tracking.listing import as_text, recorded_runs
 
     found = recorded_runs(arguments.runs)
-    print(json.dumps([run.as_json() for run in found]) if arguments.json else as_text(found))
+    print(json.dumps(found) if arguments.json else as_text(found))
 
 
 def _sync(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from anemoi_house.tracking.records import Record, is_valid, last_time, size_of
@@ -63,7 +64,6 @@ class BatchReader:
     def restart(self) -> None:
         """Read from the offset of the next call again."""
         self._source: Iterator[Record] | None = None
-        self._held: Record | None = None
 
     def next(self, offset: int) -> Batch | None:
         """Return the batch after the last one, or from `offset` on; None at the end of the spool."""
@@ -76,7 +76,7 @@ class BatchReader:
         batch.add(first)
         while batch.kind in self._most and (record := self._take(offset)) is not None:
             if not self._fits(batch, record):
-                self._held = record
+                self._source = chain([record], self._source or ())
                 break
             batch.add(record)
         return batch
@@ -87,9 +87,6 @@ class BatchReader:
         return batch.size + size_of(record.data) <= self._most[batch.kind]
 
     def _take(self, offset: int) -> Record | None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            return held
         if self._source is None:
             self._source = self._spool.records(offset)
         record = next(self._source, None)

@@ -41,12 +41,12 @@ def sent_line(spool: Spool, ledger: Ledger) -> str:
 
 def left_line(spool: Spool, uri: str, reason: str, to: str | None) -> str:
     """Return the line for a run that could not be sent, with the command that tries again."""
-    left = counted(Pending(spool, uri).records, "record")
+    left = counted(Pending(spool, uri).left["records"], "record")
     option = f" --to {to}" if to else ""
     return f"{label(spool)}: {left} still to send: {reason}; run again: anemoi-house sync {spool.folder}{option}"
 
 
-class Progress:
+class Progress(ProgressLine):
     """Progress of a sender on stderr.
 
     Parameters
@@ -56,24 +56,20 @@ class Progress:
     """
 
     def __init__(self, log_every_s: float = PROGRESS_S) -> None:
-        self._line = ProgressLine(log_every_s)
+        super().__init__(log_every_s)
         self._sender: Sender | None = None
         self._total: Counter[str] = Counter()
         self._counted = -1
 
-    def show(self, sender: Sender) -> None:
+    def show_sent(self, sender: Sender) -> None:
         """Show how much of a run is sent, if it is time for that."""
-        if self._line.due:
-            self._line.show(self._text(sender))
+        if self.due:
+            self.show(self._text(sender))
 
     def note(self, spool: Spool, reason: str) -> None:
         """Show on a terminal why sending pauses."""
-        if self._line.on_terminal:
-            self._line.show(f"{label(spool)}: {reason}")
-
-    def end(self) -> None:
-        """Clear the line."""
-        self._line.end()
+        if self.on_terminal:
+            self.show(f"{label(spool)}: {reason}")
 
     def _text(self, sender: Sender) -> str:
         ledger, spool = sender.ledger, sender.spool

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,158 +16,90 @@ from anemoi_house.words import counted
 
 SHORTEST_ID = 8
 WIDTH = 80
+_HEADINGS = ("id", "name", "experiment", "started", "status", "restarts", "rows")
 
 
-@dataclass(frozen=True)
-class ServerState:
-    """What one server has of a run.
-
-    Attributes
-    ----------
-    uri : str
-    run_id : str or None
-        The server's own id.
-    complete : bool
-    records, rows, artifacts : int
-        Still to be sent.
-    refused : int
-        Records that the server refuses.
-    error : str or None
-        Why the last attempt failed.
-    attempted : float or None
-        Time of that attempt in s.
-    """
-
-    uri: str
-    run_id: str | None
-    complete: bool
-    records: int
-    rows: int
-    artifacts: int
-    refused: int
-    error: str | None
-    attempted: float | None
-
-
-@dataclass(frozen=True)
-class RecordedRun:
-    """A recorded run.
-
-    Attributes
-    ----------
-    run_id, name, experiment : str
-    folder : str
-        Of its spool.
-    started, ended : int or None
-        In ms.
-    status : str
-        `running`, `finished`, `failed` or `killed`.
-    restarts : int
-    rows, artifacts, damaged : int
-        Metric rows, artifacts, and lines that cannot be read.
-    servers : list of ServerState
-    """
-
-    run_id: str
-    name: str
-    experiment: str
-    folder: str
-    started: int | None
-    ended: int | None
-    status: str
-    restarts: int
-    rows: int
-    artifacts: int
-    damaged: int
-    servers: list[ServerState]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the run as plain dictionaries and lists."""
-        return asdict(self)
-
-
-def recorded_runs(paths: Sequence[Path] = ()) -> list[RecordedRun]:
-    """Return the runs at the paths, the oldest first."""
+def recorded_runs(paths: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """Return the runs at the paths, the oldest first, as `runs --json` prints them."""
     return [_recorded_run(spool) for spool in find(paths)]
 
 
-def as_text(found: Sequence[RecordedRun]) -> str:
+def as_text(found: Sequence[dict[str, Any]]) -> str:
     """Return a table of at most 80 columns; addresses and errors have longer lines of their own."""
-    id_width = _id_width([run.run_id for run in found])
-    rows_width = max([4, *(len(f"{run.rows:,}") for run in found)])
-    # Name and experiment share what the columns of a fixed width leave.
-    free = WIDTH - id_width - 16 - 8 - 8 - rows_width - 6 * 2
-    name_width = max([4, *(len(run.name) for run in found)])
-    experiment_width = max([10, *(len(run.experiment) for run in found)])
-    experiment_width = min(experiment_width, max(10, free - name_width), 16)
-    name_width = min(name_width, free - experiment_width)
-
-    def line(*cells: str) -> str:
-        run_id, name, experiment, started, status, restarts, rows = cells
-        return (
-            f"{run_id:<{id_width}}  {_fit(name, name_width):<{name_width}}  "
-            f"{_fit(experiment, experiment_width):<{experiment_width}}  {started:<16}  {status:<8}  "
-            f"{restarts:>8}  {rows:>{rows_width}}"
-        )
-
-    lines = [line("id", "name", "experiment", "started", "status", "restarts", "rows")]
-    for run in found:
-        started = _time(run.started / 1000) if run.started is not None else ""
-        numbers = str(run.restarts), f"{run.rows:,}"
-        lines.append(line(run.run_id[:id_width], run.name, run.experiment, started, run.status, *numbers))
-        lines += [f"  {_state_line(state)}" for state in run.servers]
-        if run.damaged:
-            lines.append(f"  {counted(run.damaged, 'damaged line')} in the record")
+    id_width = _id_width([run["run_id"] for run in found])
+    table = [list(_HEADINGS), *(_cells(run, id_width) for run in found)]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    widths[3:5] = 16, 8  # of a time, and of the longest status
+    # Name and experiment share what the other columns and the gaps leave.
+    free = WIDTH - sum(widths) + widths[1] + widths[2] - 2 * (len(widths) - 1)
+    widths[2] = min(widths[2], max(10, free - widths[1]), 16)
+    widths[1] = min(widths[1], free - widths[2])
+    lines = [_line(table[0], widths)]
+    for run, cells in zip(found, table[1:]):
+        lines += [_line(cells, widths), *(f"  {_state_line(state)}" for state in run["servers"])]
+        if run["damaged"]:
+            lines.append(f"  {counted(run['damaged'], 'damaged line')} in the record")
     return "\n".join(lines)
 
 
-def _recorded_run(spool: Spool) -> RecordedRun:
+def _cells(run: dict[str, Any], id_width: int) -> list[str]:
+    """Return the cells of a run in the table."""
+    started = "" if run["started"] is None else _time(run["started"] / 1000)
+    numbers = str(run["restarts"]), f"{run['rows']:,}"
+    return [run["run_id"][:id_width], run["name"], run["experiment"], started, run["status"], *numbers]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return a line of the table: text on the left of its column, the last two columns, numbers, on the right."""
+    fitting = [cell if len(cell) <= width else f"{cell[: width - 2]}.." for cell, width in zip(cells, widths)]
+    return "  ".join(f"{cell:{'<' if at < 5 else '>'}{widths[at]}}" for at, cell in enumerate(fitting))
+
+
+def _recorded_run(spool: Spool) -> dict[str, Any]:
     summary = spool.summary()
     killed = summary.status == "RUNNING" and not spool.writer_alive()
-    return RecordedRun(
-        run_id=spool.run_id,
-        name=summary.name or spool.run_id,
-        experiment=summary.experiment,
-        folder=str(spool.folder),
-        started=summary.started,
-        ended=summary.ended,
-        status="killed" if killed else summary.status.lower(),
-        restarts=max(0, summary.sessions - 1),
-        rows=summary.rows,
-        artifacts=summary.artifacts,
-        damaged=summary.damaged + bool(killed and spool.torn()),
-        servers=[_server_state(spool, ledger.uri) for ledger in ledgers(spool)],
-    )
+    return {
+        "run_id": spool.run_id,
+        "name": summary.name or spool.run_id,
+        "experiment": summary.experiment,
+        "folder": str(spool.folder),
+        "started": summary.started,  # times of the run in ms
+        "ended": summary.ended,
+        "status": "killed" if killed else summary.status.lower(),
+        "restarts": max(0, summary.sessions - 1),
+        "rows": summary.rows,
+        "artifacts": summary.artifacts,
+        "damaged": summary.damaged + bool(killed and spool.torn()),
+        "servers": [_server_state(Pending(spool, ledger.uri)) for ledger in ledgers(spool)],
+    }
 
 
-def _server_state(spool: Spool, uri: str) -> ServerState:
-    state = Pending(spool, uri)
-    return ServerState(
-        uri=uri,
-        run_id=state.ledger.run_id,
-        complete=state.complete,
-        records=state.records,
-        rows=state.rows,
-        artifacts=state.artifacts,
-        refused=state.ledger.refused_count,
-        error=state.error,
-        attempted=state.attempted_at,
-    )
+def _server_state(state: Pending) -> dict[str, Any]:
+    """Return what a server has of a run, and the numbers that it does not have yet."""
+    return {
+        "uri": state.ledger.uri,
+        "run_id": state.ledger.run_id,
+        "complete": state.complete,
+        **{what: state.left[what] for what in ("records", "rows", "artifacts")},
+        "refused": state.ledger.refused_count,
+        "error": state.error,
+        "attempted": state.attempted_at,  # in s
+    }
 
 
-def _state_line(state: ServerState) -> str:
-    where = shown_uri(state.uri)
-    if state.complete:
+def _state_line(state: dict[str, Any]) -> str:
+    where = shown_uri(state["uri"])
+    if state["complete"]:
         text = f"complete at {where}"
-    elif state.records:
-        text = f"{counted(state.records, 'record')} to send to {where}"
+    elif state["records"]:
+        text = f"{counted(state['records'], 'record')} to send to {where}"
     else:
         text = f"up to date at {where}"
-    if state.refused:
-        text += f", {state.refused} refused there"
-    if state.error and not state.complete:
-        at = f" ({_time(state.attempted)})" if state.attempted else ""
-        text += f": {state.error}{at}"
+    if state["refused"]:
+        text += f", {state['refused']} refused there"
+    if state["error"] and not state["complete"]:
+        at = f" ({_time(state['attempted'])})" if state["attempted"] else ""
+        text += f": {state['error']}{at}"
     return text
 
 
@@ -178,10 +109,6 @@ def _id_width(ids: Sequence[str]) -> int:
     return next(
         (width for width in range(SHORTEST_ID, longest) if len({one[:width] for one in ids}) == len(set(ids))), longest
     )
-
-
-def _fit(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 2]}.."
 
 
 def _time(seconds: float) -> str:

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class BusyError(Exception):
     """Another process holds the lock; the message names it."""
 
 
-class HeartbeatLock:
+class HeartbeatLock(AbstractContextManager["HeartbeatLock"]):
     """Lock of one process on a file, from its making to `release` or to the end of the process.
 
     The file holds the host and the process id of the holder, which renews its modification time every `BEAT_EVERY_S`.
@@ -68,10 +68,6 @@ class HeartbeatLock:
                 os.ftruncate(self._fd, 0)
             os.close(self._fd)
 
-    def __enter__(self) -> HeartbeatLock:
-        """Return the lock, which is held already."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
         self.release()
@@ -112,7 +108,7 @@ def is_held(path: Path) -> bool:
     try:
         with path.open("rb") as lock:
             if _holder(lock.fileno()).get("host") in (None, socket.gethostname()):
-                return _is_locked(lock.fileno())
+                return is_locked(path)
             return _silent_s(path, path.stat().st_mtime) < DEAD_AFTER_S
     except OSError:
         return False
@@ -122,9 +118,10 @@ def is_locked(path: Path) -> bool:
     """Return whether any process on this host holds the lock."""
     try:
         with path.open("rb") as lock:
-            return _is_locked(lock.fileno())
-    except FileNotFoundError:
-        return False
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as refused:  # a file system without locks, or no file
+        return isinstance(refused, BlockingIOError)
+    return False
 
 
 def _holder(descriptor: int) -> dict[str, Any]:
@@ -141,25 +138,12 @@ def _name_of(holder: dict[str, Any]) -> str:
     return f"process {holder.get('pid')}{where}"
 
 
-def _is_locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    return False
-
-
 def _is_running(holder: dict[str, Any]) -> bool:
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except (ProcessLookupError, KeyError, ValueError):
-        return False
-    except PermissionError:
+    with suppress(ProcessLookupError, KeyError, ValueError):
+        with suppress(PermissionError):  # the process of another user
+            os.kill(int(holder["pid"]), 0)
         return True
-    return True
+    return False
 
 
 def _silent_s(path: Path, beat: float) -> float:

@@ -81,12 +81,13 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         artifact `config.yaml`.
     finish_wait_s : float
         Longest wait at the end until the rest is sent.
-    log_hyperparams, system, terminal : bool
-        Whether to record parameters, the machine's load, and the terminal output.
-    experiment_name, run_name, project_name, prefix, log_model, authentication : Any
+    experiment_name, run_name, authentication : Any
         As in the stock logger. `authentication` is that of ECMWF's servers.
-    expand_hyperparams, max_params_length, http_max_retries : Any
-        Of the stock logger, without effect here: `params` selects parameters, and unsent records are kept.
+    **stock : Any
+        Further settings of the stock logger: `project_name`, `prefix`, `log_model`; `log_hyperparams`, `system` and
+        `terminal`, whether to record parameters, the machine's load, and the terminal output. `expand_hyperparams`,
+        `max_params_length` and `http_max_retries` have no effect: `params` selects parameters, and unsent records are
+        kept.
 
     Raises
     ------
@@ -106,17 +107,9 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         params: list[str] | None = None,
         finish_wait_s: float = FINISH_WAIT_S,
         experiment_name: str = "anemoi",
-        project_name: str = "anemoi",
         run_name: str | None = None,
-        prefix: str = "",
-        log_model: Any = False,
         authentication: bool = False,
-        log_hyperparams: bool = True,
-        system: bool = True,
-        terminal: bool = True,
-        expand_hyperparams: list[str] | None = None,
-        max_params_length: int | None = None,
-        http_max_retries: int | None = None,
+        **stock: Any,
     ) -> None:
         environ = dict(os.environ)  # before MLflow and the stock logger write their settings into it
         self._params = list(params or [])
@@ -138,19 +131,12 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would open connections from the training
         super().__init__(
             experiment_name=experiment_name,
-            project_name=project_name,
             run_name=store.run.name,
             tracking_uri=store.uri,
             save_dir=None,
-            log_model=log_model,
-            prefix=prefix,
             run_id=store.run.run_id or None,
             authentication=False,
-            system=system,
-            terminal=terminal,
-            log_hyperparams=log_hyperparams,
-            max_params_length=max_params_length or 0,
-            http_max_retries=1,
+            **stock | {"http_max_retries": 1},
         )
         local = local_run_id(self._spools, run_id) if run_id else None
         forked = local_run_id(self._spools, fork_run_id) if fork_run_id else None
@@ -159,7 +145,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         self._fork_run_server2server = forked if forked != fork_run_id else None  # type: ignore[assignment]
         self._mlflow_client = HarmlessClient(store.uri)
         if isinstance(store.writer, SpoolWriter):
-            self._begin(project_name)
+            self._begin(stock.get("project_name", "anemoi"))
             if not offline:
                 self._sender = SenderProcess(store.writer.folder, environ, self._log)
                 self._sender.start()
@@ -246,8 +232,8 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     def finalize(self, status: str = "success") -> None:
         """Record the end of the run, and wait a bounded time until the rest is sent."""
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt | SIGTERMException)
-        words = {"success": "FINISHED", "finished": "FINISHED"}
-        self._end("KILLED" if interrupted else words.get(status, "FAILED"), brief=interrupted)
+        ended = "FINISHED" if status in ("success", "finished") else "FAILED"
+        self._end("KILLED" if interrupted else ended, brief=interrupted)
 
     def _init_authentication(self) -> None:
         self.auth = NoAuth()
@@ -343,14 +329,14 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
                 f"Run {self.run_id} is recorded in {folder}. Send it with: anemoi-house sync {folder}", logging.INFO
             )
             return
-        left = self._sender.finish(wait_s)
-        if left.complete:
+        state = self._sender.finish(wait_s)
+        if state.complete:
             self._log(f"Run {self.run_id} is complete at {Spool(folder).target()['uri']}.", logging.INFO)
         else:
             self._log(
-                f"Run {self.run_id}: {counted(left.records, 'record')} with {counted(left.rows, 'metric row')} not "
-                f"sent ({left.error or 'there was no time'}). Nothing is lost. Send them with: "
-                f"anemoi-house sync {folder}"
+                f"Run {self.run_id}: {counted(state.left['records'], 'record')} with "
+                f"{counted(state.left['rows'], 'metric row')} not sent ({state.error or 'there was no time'}). "
+                f"Nothing is lost. Send them with: anemoi-house sync {folder}"
             )
 
     def _count(self) -> int:

@@ -39,23 +39,9 @@ class Pending:
         self.error: str | None = error["message"]
         self.attempted_at: float | None = error["at"]
 
-    @property
-    def records(self) -> int:
-        """Number of records to send."""
-        return self._counts["records"]
-
-    @property
-    def rows(self) -> int:
-        """Number of metric rows in them."""
-        return self._counts["rows"]
-
-    @property
-    def artifacts(self) -> int:
-        """Number of artifacts among them."""
-        return self._counts["artifacts"]
-
     @cached_property
-    def _counts(self) -> Counter[str]:
+    def left(self) -> Counter[str]:
+        """Numbers of `records`, metric `rows` and `artifacts` to send."""
         return counts(self._spool, self.ledger.offset)
 
 

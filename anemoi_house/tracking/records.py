@@ -38,10 +38,8 @@ def parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def metric_value(value: float) -> float | str:
-    """Return the value of a metric as a record holds it: JSON has no NaN and no infinity."""
-    if math.isnan(value):
-        return "NaN"
-    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+    """Return the value of a metric as a record holds it; JSON has no NaN and no infinity: they become texts."""
+    return value if math.isfinite(value) else json.dumps(float(value))
 
 
 def is_valid(data: dict[str, Any]) -> bool:

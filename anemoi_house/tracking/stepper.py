@@ -76,14 +76,6 @@ class Stepper:
         self._lock: HeartbeatLock | None = None
         self._failed_at = -math.inf
 
-    def __enter__(self) -> Stepper:
-        """Return the stepper."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release the lock of the run."""
-        self.close()
-
     @property
     def pause_s(self) -> float:
         """Seconds between the last failure and the next attempt."""
@@ -98,13 +90,12 @@ class Stepper:
         """Return the sender, once the lock of the run is held; raise a BusyError while another process holds it."""
         if self.sender is None:
             target = self._job.target(self.spool)
-            lock = sender_lock(self.spool, target["uri"])
+            self._lock = sender_lock(self.spool, target["uri"])
             try:
                 self.sender = Sender(self.spool, target["uri"], self._job.server(target))
             except BaseException:
-                lock.release()
+                self.close()
                 raise
-            self._lock = lock
         return self.sender
 
     def step(self, for_s: float = math.inf, flush: bool = False) -> bool:
@@ -128,7 +119,7 @@ class Stepper:
             sender = self.open()
             while sender.advance():
                 self.failures = 0
-                self._job.progress.show(sender)
+                self._job.progress.show_sent(sender)
                 if time.monotonic() > until:
                     return True
             if flush:

@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -42,6 +42,15 @@ LOGGER = logging.getLogger(__name__)
 _EXPERIMENT = "0"
 _TEXTS = {".txt", ".log", ".json", ".yaml", ".yml", ".md", ".csv", ".html", ".toml", ".ini", ".cfg", ".sh", ".py"}
 _LARGEST_TEXT = 16 * 2**20
+
+
+def _refusal(what: str) -> Callable[..., NoReturn]:
+    """Return a method that refuses what only the server can do."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise MlflowException(f"The record of a training cannot {what}. Do it on the server.")
+
+    return refuse
 
 
 class NullWriter:
@@ -143,18 +152,6 @@ class SpoolStore(AbstractStore):
         if tags:
             self.set_tags({tag.key: tag.value for tag in tags})
 
-    def log_metric(self, run_id: str, metric: Metric) -> None:
-        """Record one value of a metric."""
-        self.log_batch(run_id, [metric], [], [])
-
-    def log_param(self, run_id: str, param: Param) -> None:
-        """Record a parameter."""
-        self.log_params({param.key: param.value})
-
-    def set_tag(self, run_id: str, tag: RunTag) -> None:
-        """Record a tag."""
-        self.set_tags({tag.key: tag.value})
-
     def log_artifact(self, local: Path, path: str) -> None:
         """Copy a file into the spool, without secrets if it is a text; report in one line what the disk refuses."""
         try:
@@ -232,41 +229,18 @@ class SpoolStore(AbstractStore):
         """Return none; MLflow asks for them whenever it lists artifacts."""
         return PagedList([], None)
 
-    def create_run(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: a spool holds one run."""
-        self._refuse("create another run")
-
-    def delete_experiment(self, experiment_id: str) -> NoReturn:
-        """Refuse: only the server can do this."""
-        self._refuse("delete an experiment")
-
-    def restore_experiment(self, experiment_id: str) -> NoReturn:
-        """Refuse: only the server can do this."""
-        self._refuse("restore an experiment")
-
-    def rename_experiment(self, experiment_id: str, new_name: str) -> NoReturn:
-        """Refuse: only the server can do this."""
-        self._refuse("rename an experiment")
-
-    def delete_run(self, run_id: str) -> NoReturn:
-        """Refuse: only the server can do this."""
-        self._refuse("delete a run")
-
-    def restore_run(self, run_id: str) -> NoReturn:
-        """Refuse: only the server can do this."""
-        self._refuse("restore a run")
-
     def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
         """Record datasets as tags: not every server stores them otherwise."""
         for number, each in enumerate(datasets or []):
             self.set_tags({f"dataset.{number}": f"{each.dataset.name} {each.dataset.source}"})
 
-    def link_traces_to_run(self, trace_ids: list[str], run_id: str) -> NoReturn:
-        """Refuse: only the server can do this."""
-        self._refuse("keep traces")
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise MlflowException(f"The record of a training cannot {what}. Do it on the server.")
+    create_run = _refusal("create another run")
+    delete_experiment = _refusal("delete an experiment")
+    restore_experiment = _refusal("restore an experiment")
+    rename_experiment = _refusal("rename an experiment")
+    delete_run = _refusal("delete a run")
+    restore_run = _refusal("restore a run")
+    link_traces_to_run = _refusal("keep traces")
 
     def _fit(self, what: str, new: dict[str, Any], present: dict[str, str], most: int) -> None:
         clean = {key: self.redactor.text(str(value)) for key, value in new.items()}

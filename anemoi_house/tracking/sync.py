@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from anemoi_house.errors import HouseError
@@ -56,7 +56,7 @@ def sync(paths: Sequence[Path], to: str | None = None, watch: bool = False) -> i
     """
     if to is not None:
         check_uri(to)
-    _silence_libraries()
+    logging.disable(logging.CRITICAL)  # libraries would report every failure in their own way
     job = Job(to)
     spools = find(paths, may_be_empty=watch)
     try:
@@ -83,7 +83,7 @@ def until_end(path: Path) -> int:
         os.nice(10)
         # Where Linux schedules sessions as groups, nice has no effect across them, and this process has its own.
         Path("/proc/self/autogroup").write_text("10")
-    _silence_libraries()
+    logging.disable(logging.CRITICAL)  # libraries would report every failure in their own way
     return _UntilEnd(find([path])[0]).run()
 
 
@@ -125,7 +125,7 @@ def _outcome(spool: Spool, job: Job) -> tuple[str, bool]:
             return sent_line(spool, state.ledger), True
         if uri in job.given_up:
             return left_line(spool, uri, job.given_up[uri], job.to), False
-        with Stepper(spool, job) as stepper:
+        with closing(Stepper(spool, job)) as stepper:
             ledger = stepper.open().ledger
             failure = _send_all(stepper, job)
     except BusyError as busy:
@@ -229,7 +229,7 @@ class _UntilEnd:
     def run(self) -> int:
         """Send until the end is sent, and return the exit status."""
         failing_since: float | None = None
-        with self._stepper as stepper:
+        with closing(self._stepper) as stepper:
             while True:
                 ended = self._spool.ended()
                 try:
@@ -287,8 +287,3 @@ class _UntilEnd:
         """Wait until the next attempt, or until the training records its end."""
         while self._stepper.resting and (ended or not self._spool.ended()):
             time.sleep(0.2)
-
-
-def _silence_libraries() -> None:
-    """Turn off logging: libraries would report every failure in their own way."""
-    logging.disable(logging.CRITICAL)

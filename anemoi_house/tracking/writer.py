@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,11 +58,17 @@ class SpoolWriter:
         self._closing = False
         try:
             (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-            self._lock = self._acquire_lock()
+            # The heartbeat alone must not stop a job that SLURM has restarted on another node.
+            self._lock = HeartbeatLock(Spool(folder).lock_path, tries=_LOCK_TRIES, trust_beat=False)
             self._file = os.open(folder / "records.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             if Spool(folder).torn():
                 self._unwritten = b"\n"  # end the record that was cut off: the next one needs a line of its own
             self._artifacts = max((int(path.name[:6]) for path in (folder / "artifacts").glob("[0-9]*")), default=0)
+        except BusyError as busy:
+            raise HouseError(
+                f"{folder}: {busy}, another training, writes to the record of this run. Wait until it ends, or "
+                f"set {keys.RUN_ID} to another run."
+            ) from None
         except OSError as refused:
             raise HouseError(
                 f"{folder}: the record of the run cannot be written ({refused.strerror}). Set {keys.OUTPUT} or "
@@ -87,14 +94,12 @@ class SpoolWriter:
         with self._artifact_lock:
             self._artifacts += 1
             name = f"artifacts/{self._artifacts:06d}{Path(path).suffix}"
-        digest = hashlib.sha256()
         with whole(self.folder / name) as temporary:
-            with local.open("rb") as source, temporary.open("wb") as copy:
-                while chunk := source.read(2**20):
-                    digest.update(chunk)
-                    copy.write(chunk)
-            size = temporary.stat().st_size
-        self.put({"kind": "artifact", "path": path, "file": name, "size": size, "sha256": digest.hexdigest()})
+            shutil.copyfile(local, temporary)
+            with temporary.open("rb") as copy:
+                digest = hashlib.file_digest(copy, "sha256").hexdigest()
+                size = copy.tell()
+        self.put({"kind": "artifact", "path": path, "file": name, "size": size, "sha256": digest})
 
     def flush(self, wait_s: float) -> bool:
         """Wait up to `wait_s` until all records are on disk; return whether they are."""
@@ -118,16 +123,6 @@ class SpoolWriter:
         with suppress(OSError):
             os.close(self._file)
         self._lock.release()
-
-    def _acquire_lock(self) -> HeartbeatLock:
-        # The heartbeat alone must not stop a job that SLURM has restarted on another node.
-        try:
-            return HeartbeatLock(Spool(self.folder).lock_path, tries=_LOCK_TRIES, trust_beat=False)
-        except BusyError as busy:
-            raise HouseError(
-                f"{self.folder}: {busy}, another training, writes to the record of this run. Wait until it ends, or "
-                f"set {keys.RUN_ID} to another run."
-            ) from None
 
     def _work(self) -> None:
         while not self._closing:

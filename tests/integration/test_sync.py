@@ -390,7 +390,7 @@ def test_beside_a_training_through_an_outage_and_its_death(mlflow_server: Mlflow
         )
     rows = [record for record in records(90) if record["kind"] == "metrics"]
     say(start(RUN_ID), *rows[:30])
-    wait_for(lambda: Pending(spool).ledger.run_id and not Pending(spool).records)
+    wait_for(lambda: Pending(spool).ledger.run_id and not Pending(spool).left["records"])
     for number in (signal.SIGINT, signal.SIGTERM):
         process.send_signal(number)
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
@@ -400,7 +400,7 @@ def test_beside_a_training_through_an_outage_and_its_death(mlflow_server: Mlflow
     assert "cannot connect" in (Pending(spool).error or "")
     mlflow_server.start()
     say(*rows[60:])
-    wait_for(lambda: not Pending(spool).records)
+    wait_for(lambda: not Pending(spool).left["records"])
     assert only(mlflow_server)["status"] == "RUNNING"
     os.close(writer._lock._fd)  # as when it is killed
     assert process.wait(30) == 0

@@ -99,7 +99,7 @@ def test_a_run_arrives_as_it_was_recorded(run_folder: Path) -> None:
     ]
     state = Pending(spool)
     assert state.complete
-    assert (state.records, state.rows, state.error) == (0, 0, None)
+    assert (state.left["records"], state.left["rows"], state.error) == (0, 0, None)
     assert sender.ledger.rows == 60
     assert sender.ledger.refused == []
 
@@ -455,7 +455,7 @@ def test_a_failure_is_in_the_ledger_until_a_call_succeeds(run_folder: Path) -> N
     assert state.attempted_at is not None
     assert state.ledger.error is not None
     assert state.ledger.error["since"] < state.attempted_at
-    assert (state.records, state.rows) == (3, 2)
+    assert (state.left["records"], state.left["rows"]) == (3, 2)
     sender.server.fault = lambda name, done: None  # type: ignore[attr-defined]
     assert sender.advance()
     assert Pending(spool).error is None

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
@@ -159,10 +160,10 @@ def test_where_a_proxy_knows_the_way_nobody_is_asked_directly(monkeypatch: pytes
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:10")
-    away.knock()
+    away.prepare()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(UnavailableError, match=r"cannot connect to 127\.0\.0\.1:9 \(connection refused\)"):
-        away.knock()
+        away.prepare()
 
 
 def test_what_is_told_is_one_short_line_without_secrets() -> None:
@@ -188,7 +189,7 @@ def test_another_tracker_is_a_module_and_its_scheme(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(connect.MODULES, "memory", "memory")
     spool = write_spool(tmp_path / "run", [start(), metrics(("a", 1.0, 0)), end()], uri="memory://here")
     job = Job()
-    with Stepper(spool, job) as stepper:
+    with closing(Stepper(spool, job)) as stepper:
         assert not stepper.step()
     assert [run.status for run in memory.active()] == ["FINISHED"]
     assert connect.shown_uri("memory://here") == "the memory"

@@ -325,7 +325,7 @@ def test_beside_a_training_records_go_on_as_they_come(outputs: Path, servers: Se
     eventually(lambda: Pending(training.spool).error)
     assert Pending(training.spool).error == "cannot connect to memory (connection refused)"
     servers.fault = lambda name, done: None
-    eventually(lambda: not Pending(training.spool).records)
+    eventually(lambda: not Pending(training.spool).left["records"])
     training.put(metrics(("a", 1.0, 2)), end())
     assert training.wait() == 0
     assert Pending(training.spool).complete
@@ -361,7 +361,7 @@ def test_beside_a_training_that_is_gone_it_gives_up_in_the_end(outputs: Path, se
     assert training.status is None  # as long as it lives
     training.writer.close(1)
     assert training.wait() == 1
-    assert Pending(training.spool).records == 1
+    assert Pending(training.spool).left["records"] == 1
 
 
 def test_beside_a_training_that_was_killed_it_says_so(outputs: Path, servers: Servers) -> None:

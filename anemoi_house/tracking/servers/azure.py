@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking.servers.azure_sign_in import IDENTITIES, SignIn, check_sign_in
-from anemoi_house.tracking.servers.base import TIMEOUT_S, Limits, Server, check_no_password, hide_secrets
+from anemoi_house.tracking.servers.base import TIMEOUT_S, Limits, Server, check_no_password, explained, hide_secrets
 from anemoi_house.tracking.servers.failures import (
     ExistsError,
     RefusedError,
@@ -36,6 +36,7 @@ WORKSPACE = {
     "workspace": ("aml_workspace_name", "AZUREML_ARM_WORKSPACE_NAME"),
 }
 """The names of a workspace: keys of the config, and the variables that replace them."""
+check_uri = check_no_password
 _PROVIDER = "providers/Microsoft.MachineLearningServices/workspaces"
 _SCOPE = re.compile(rf"/subscriptions/([^/]+)/resourceGroups/([^/]+)/{_PROVIDER}/([^/?]+)", re.IGNORECASE)
 _ARM_VERSION = "2023-04-01"
@@ -51,11 +52,6 @@ _REASONS = {
     "AADSTS700082": "the sign-in of the Azure CLI has expired; run: az login",
     "AADSTS50173": "the sign-in of the Azure CLI has expired; run: az login",
 }
-
-
-def check_uri(uri: str) -> None:
-    """Raise a HouseError for an address with a password."""
-    check_no_password(uri)
 
 
 def shown_uri(uri: str) -> str:
@@ -269,7 +265,9 @@ class AzureServer(MlflowServer):
             raise RefusedError(one_line(reason))
         return made.artifact_content_information[name].content_uri
 
-    def _content(self, run_id: str, name: str) -> bytes | None:
+    @explained
+    def artifact(self, run_id: str, name: str) -> bytes | None:
+        """Return the content of an artifact, or None if there is none."""
         from azure.core.exceptions import ResourceNotFoundError
         from azure.storage.blob import BlobClient
 

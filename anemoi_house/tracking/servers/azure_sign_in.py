@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,18 +39,15 @@ class SignIn:
 
     def __init__(self, identity: str, authority: str) -> None:
         self._identity, self._authority = identity, authority
-        self._credentials: list[Any] | None = None
 
-    @property
+    @cached_property
     def credentials(self) -> list[Any]:
         """The credentials that are tried, in this order."""
-        if self._credentials is None:
-            self._credentials = [make() for make in self._ways()]
-        return self._credentials
+        return [make() for make in self._ways()]
 
     def forget(self) -> None:
         """Drop the token: the server has rejected it."""
-        self._credentials = None
+        self.__dict__.pop("credentials", None)
 
     def get_token(self, *scopes: str, **settings: Any) -> AccessToken:
         """Return a token, as Azure's libraries ask for it."""
@@ -73,30 +71,19 @@ class SignIn:
 
         # The sender repeats calls itself; outside Azure, nobody answers at the address of managed identities.
         short: dict[str, Any] = {"retry_total": 0, "connection_timeout": 5, "read_timeout": TIMEOUT_S}
-
-        def principal() -> Any:
-            return EnvironmentCredential(authority=self._authority, **short)
-
-        def workload() -> Any:
-            return WorkloadIdentityCredential(authority=self._authority, **short)
-
-        def managed() -> Any:
-            client = os.environ.get("DEFAULT_IDENTITY_CLIENT_ID") or os.environ.get("AZURE_CLIENT_ID") or None
-            return ManagedIdentityCredential(client_id=client, **short | {"connection_timeout": 2})
-
-        def cli() -> Any:
-            return AzureCliCredential(process_timeout=2 * TIMEOUT_S)
-
-        federated = [workload] if os.environ.get(_FEDERATED) else []
-        match self._identity:
-            case "service_principal":
-                return federated or [principal]
-            case "managed":
-                return [managed]
-            case "cli":
-                return [cli]
-            case _:
-                return [principal, *federated, managed, cli]
+        client = os.environ.get("DEFAULT_IDENTITY_CLIENT_ID") or os.environ.get("AZURE_CLIENT_ID") or None
+        principal = partial(EnvironmentCredential, authority=self._authority, **short)
+        workload = partial(WorkloadIdentityCredential, authority=self._authority, **short)
+        managed = partial(ManagedIdentityCredential, client_id=client, **short | {"connection_timeout": 2})
+        cli = partial(AzureCliCredential, process_timeout=2 * TIMEOUT_S)
+        federated: list[Callable[[], Any]] = [workload] if os.environ.get(_FEDERATED) else []
+        ways: dict[str, list[Callable[[], Any]]] = {
+            "service_principal": federated or [principal],
+            "managed": [managed],
+            "cli": [cli],
+            "default": [principal, *federated, managed, cli],
+        }
+        return ways[self._identity]
 
 
 def check_sign_in(identity: str, environ: Mapping[str, str]) -> None:

@@ -137,10 +137,6 @@ class Server(ABC):
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return the content of an artifact, or None if there is none."""
 
-    def prepare(self) -> None:
-        """Do what each call needs before it; by default, check that somebody listens."""
-        self.knock()
-
     def explain(self, failure: Exception) -> ServerError:
         """Return the error by which the sender decides what to do about a failure; its message has one line."""
         return explain(failure, self.name, self.host)
@@ -150,8 +146,8 @@ class Server(ABC):
         """Host of the server, or its name if it has none."""
         return urlsplit(self.uri).netloc or self.name
 
-    def knock(self) -> None:
-        """Raise an UnavailableError if nobody listens; checked until a connection has succeeded once.
+    def prepare(self) -> None:
+        """Raise an UnavailableError if nobody listens; checked before each call until a connection has succeeded once.
 
         This is cheap, while importing a client takes seconds of CPU that the training needs.
         """

@@ -45,6 +45,7 @@ class GoneError(ServerError):
 
 
 _STATUS = re.compile(r"too many (\d{3}) error responses|error code (\d{3})|\b(\d{3}) (?:Client|Server) Error")
+_CONNECTION_ERRORS = {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "MaxRetryError", "HTTPError"}
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_LIMIT_EXCEEDED"}
 _CODES = {
     "UNAUTHENTICATED": 401,
@@ -151,10 +152,7 @@ def _status_of_azure(body: dict[str, Any]) -> int:
 
 
 def _is_connection(failure: BaseException) -> bool:
-    names = {kind.__name__ for kind in type(failure).__mro__}
-    return bool(
-        names & {"ConnectionError", "ServiceRequestError", "ServiceResponseError", "MaxRetryError", "HTTPError"}
-    )
+    return any(kind.__name__ in _CONNECTION_ERRORS for kind in type(failure).__mro__)
 
 
 def reason_of_network(texts: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -88,20 +89,17 @@ class MlflowServer(Server):
 
     def __init__(self, uri: str, authentication: bool = False, name: str | None = None) -> None:
         super().__init__(uri, name or shown_uri(uri))
-        self._client: MlflowClient | None = None
         self._auth: Any = None
         self._authentication = authentication
 
-    @property
+    @cached_property
     def client(self) -> MlflowClient:
         """MLflow's client; created when it is first needed."""
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
+        return self._connect()
 
     def prepare(self) -> None:
         """Check that somebody listens; get a token, if the server requires one and there is none or an old one."""
-        self.knock()
+        super().prepare()
         if not self._authentication:
             return
         if self._auth is None:
@@ -222,7 +220,10 @@ class MlflowServer(Server):
     @explained
     def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return the content of an artifact, or None if there is none."""
-        return self._content(run_id, name)
+        if not any(one.path == name for one in self.client.list_artifacts(run_id, name.rpartition("/")[0] or None)):
+            return None
+        with tempfile.TemporaryDirectory() as temporary:
+            return Path(self.client.download_artifacts(run_id, name, temporary)).read_bytes()
 
     def _connect(self) -> MlflowClient:
         import mlflow
@@ -239,12 +240,6 @@ class MlflowServer(Server):
             named = Path(temporary) / base
             named.symlink_to(local.resolve())
             self.client.log_artifact(run_id, str(named), folder or None)
-
-    def _content(self, run_id: str, name: str) -> bytes | None:
-        if not any(one.path == name for one in self.client.list_artifacts(run_id, name.rpartition("/")[0] or None)):
-            return None
-        with tempfile.TemporaryDirectory() as temporary:
-            return Path(self.client.download_artifacts(run_id, name, temporary)).read_bytes()
 
 
 class SqliteServer(MlflowServer):
