@@ -81,13 +81,12 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         artifact `config.yaml`.
     finish_wait_s : float
         Longest wait at the end until the rest is sent.
-    experiment_name, run_name, authentication : Any
+    log_hyperparams, system, terminal : bool
+        Whether to record parameters, the machine's load, and the terminal output.
+    experiment_name, run_name, project_name, prefix, log_model, authentication : Any
         As in the stock logger. `authentication` is that of ECMWF's servers.
-    **stock : Any
-        Further settings of the stock logger: `project_name`, `prefix`, `log_model`; `log_hyperparams`, `system` and
-        `terminal`, whether to record parameters, the machine's load, and the terminal output. `expand_hyperparams`,
-        `max_params_length` and `http_max_retries` have no effect: `params` selects parameters, and unsent records are
-        kept.
+    expand_hyperparams, max_params_length, http_max_retries : Any
+        Of the stock logger, without effect here: `params` selects parameters, and unsent records are kept.
 
     Raises
     ------
@@ -107,9 +106,17 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         params: list[str] | None = None,
         finish_wait_s: float = FINISH_WAIT_S,
         experiment_name: str = "anemoi",
+        project_name: str = "anemoi",
         run_name: str | None = None,
+        prefix: str = "",
+        log_model: Any = False,
         authentication: bool = False,
-        **stock: Any,
+        log_hyperparams: bool = True,
+        system: bool = True,
+        terminal: bool = True,
+        expand_hyperparams: list[str] | None = None,
+        max_params_length: int | None = None,
+        http_max_retries: int | None = None,
     ) -> None:
         environ = dict(os.environ)  # before MLflow and the stock logger write their settings into it
         self._params = list(params or [])
@@ -131,12 +138,19 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would open connections from the training
         super().__init__(
             experiment_name=experiment_name,
+            project_name=project_name,
             run_name=store.run.name,
             tracking_uri=store.uri,
             save_dir=None,
+            log_model=log_model,
+            prefix=prefix,
             run_id=store.run.run_id or None,
             authentication=False,
-            **stock | {"http_max_retries": 1},
+            system=system,
+            terminal=terminal,
+            log_hyperparams=log_hyperparams,
+            max_params_length=max_params_length or 0,
+            http_max_retries=1,
         )
         local = local_run_id(self._spools, run_id) if run_id else None
         forked = local_run_id(self._spools, fork_run_id) if fork_run_id else None
@@ -145,7 +159,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         self._fork_run_server2server = forked if forked != fork_run_id else None  # type: ignore[assignment]
         self._mlflow_client = HarmlessClient(store.uri)
         if isinstance(store.writer, SpoolWriter):
-            self._begin(stock.get("project_name", "anemoi"))
+            self._begin(project_name)
             if not offline:
                 self._sender = SenderProcess(store.writer.folder, environ, self._log)
                 self._sender.start()
