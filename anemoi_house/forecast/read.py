@@ -132,26 +132,6 @@ class Forecast:
     variables: tuple[str, ...]
 
     @property
-    def run_id(self) -> str:
-        """Id of the run."""
-        return self.about.run_id
-
-    @property
-    def name(self) -> str:
-        """Name of the run in the tracker."""
-        return self.about.name
-
-    @property
-    def timestep_h(self) -> int:
-        """Hours between two lead times."""
-        return self.about.timestep_h
-
-    @property
-    def lam_shape(self) -> tuple[int, int] | None:
-        """(ny, nx) of the LAM; None if it has no two-dimensional grid."""
-        return self.about.lam_shape
-
-    @property
     def valid_dates(self) -> Dates:
         """Valid time of each lead time, shape (lead,)."""
         return self.date + np.array(self.leads_h, dtype="timedelta64[h]")
@@ -159,7 +139,7 @@ class Forecast:
     @property
     def missing_leads_h(self) -> tuple[int, ...]:
         """Lead times in hours that are missing between the first and the last one."""
-        every = range(min(self.leads_h), max(self.leads_h) + 1, self.timestep_h)
+        every = range(min(self.leads_h), max(self.leads_h) + 1, self.about.timestep_h)
         return tuple(sorted(set(every) - set(self.leads_h)))
 
     @property
@@ -182,7 +162,7 @@ class Forecast:
             If the run's dataset is not a cutout.
         """
         if self.about.lam_nodes is None:
-            raise HouseError(f"{self.path}: run {self.name} has no LAM: its dataset is not a cutout.")
+            raise HouseError(f"{self.path}: run {self.about.name} has no LAM: its dataset is not a cutout.")
         with _opened(self.path) as file:
             return np.arange(file.dimensions["values"].size) < self.about.lam_nodes
 

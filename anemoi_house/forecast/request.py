@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,10 @@ def plan(
     HouseError
         If the request cannot be met; the message says what to change.
     """
+    from anemoi.utils.dates import as_timedelta
+
     run.check_whole()
-    step_h = _timestep_h(run)
+    step_h = as_timedelta(run.inference["timesteps"]["timestep"]) // timedelta(hours=1)
     if lead_h % step_h:
         raise HouseError(
             f"--lead-time: {lead_h}h is not a multiple of the model's step, {step_h}h. Give "
@@ -76,12 +79,6 @@ def plan(
     planned = Plan(run, about, tuple(dates), lead_h, chosen, everything, folder, device, unverified)
     planned.check_folder(data.shape[-1])
     return planned
-
-
-def _timestep_h(run: Run) -> int:
-    from anemoi.utils.dates import as_timedelta
-
-    return int(as_timedelta(run.inference["timesteps"]["timestep"]).total_seconds() // 3600)
 
 
 def _variables(run: Run, asked: Sequence[str]) -> tuple[tuple[str, ...], bool]:

@@ -10,8 +10,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,11 +43,13 @@ def run(plan: Plan) -> list[Path]:
     if finished:
         _print(f"{plan.folder}: {finished} of {total} forecasts exist and are kept")
     try:
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=plan.folder) as unfinished, _quiet():
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=plan.folder) as folder, warnings.catch_warnings():
+            # From torch with each step, on single precision on a CPU.
+            warnings.filterwarnings("ignore", message="In CPU autocast")
             runner = None
             for date in todo:
                 started = time.monotonic()
-                file = Path(unfinished, plan.file(date).name)
+                file = Path(folder, plan.file(date).name)
                 runner = _execute(runner, plan, date, file)
                 os.replace(file, plan.file(date))
                 plan.write_config(date)
@@ -131,14 +131,6 @@ def _execute(runner: Any, plan: Plan, date: np.datetime64, file: Path) -> Any:
             runner.outputs[name] = runner.create_output(name, metadata)
     runner.execute()
     return runner
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress torch's warning on single precision on a CPU, which comes with each step."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="In CPU autocast")
-        yield
 
 
 def _print(line: str) -> None:

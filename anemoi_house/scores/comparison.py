@@ -133,7 +133,7 @@ class _Scorer:
         for number, lead in enumerate(np.flatnonzero(~whole & ~without_start), known_faults):
             gaps = ~np.isfinite(field[lead])
             kept = gaps if number < FAULTS_DRAWN else None
-            faults.append(Fault(forecast.run_id, name, forecast.date, frame.leads_h[lead], int(gaps.sum()), kept))
+            faults.append(Fault(forecast.about.run_id, name, forecast.date, frame.leads_h[lead], int(gaps.sum()), kept))
         return faults
 
     def _score(self, of: Kind, place: tuple[int, int], leads: Bools, fields: Fields) -> None:
@@ -165,7 +165,7 @@ def _grids(runs: Sequence[ComparedRun], widths: Widths) -> dict[str, Grid]:
     known: dict[Any, Grid] = {}
     for run in runs:
         forecast = run.forecasts[0]
-        grid = Grid(forecast.latitudes, forecast.longitudes, forecast.in_lam, forecast.lam_shape, widths)
+        grid = Grid(forecast.latitudes, forecast.longitudes, forecast.in_lam, forecast.about.lam_shape, widths)
         grids[run.run_id] = known.setdefault(grid.key, grid)
     return grids
 

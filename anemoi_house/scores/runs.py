@@ -43,12 +43,12 @@ class ComparedRun:
     @property
     def run_id(self) -> str:
         """Id of the run."""
-        return self.forecasts[0].run_id
+        return self.forecasts[0].about.run_id
 
     @property
     def experiment(self) -> str:
         """Name of the experiment: that of the run without an ending such as `_seed1`, so that its seeds share it."""
-        return re.sub(r"[_-]seed\d+$", "", self.forecasts[0].name) or self.run_id
+        return re.sub(r"[_-]seed\d+$", "", self.forecasts[0].about.name) or self.run_id
 
     @property
     def label(self) -> str:

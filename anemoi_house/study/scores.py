@@ -42,7 +42,7 @@ def scores_of(run: Path, nodes: Nodes, regions: Mapping[str, Bools], signed_km: 
     band = Band.along_border(nodes.points, nodes.in_lam, areas)
     verification = Verification(forecasts, VARIABLES)
     scores: dict[str, Any] = {
-        "run_id": forecasts[0].run_id,
+        "run_id": forecasts[0].about.run_id,
         "dates": [str(forecast.date) for forecast in forecasts],
         "leads_h": list(forecasts[0].leads_h[1:]),
         "nodes": {name: int(mask.sum()) for name, mask in regions.items()},

@@ -56,8 +56,8 @@ def test_the_stock_command_makes_the_same_file_from_the_config(here, made, tmp_p
 def test_what_is_read(made):
     forecasts = forecasts_of(made)
     assert [str(forecast.date)[:13] for forecast in forecasts] == list(DATES)
-    forecast = forecasts[0]
-    assert (forecast.name, forecast.lam_shape, forecast.about.trim) == ("tnbd_sample", (22, 40), (2, 2, 2, 2))
+    forecast, about = forecasts[0], forecasts[0].about
+    assert (about.name, about.lam_shape, about.trim) == ("tnbd_sample", (22, 40), (2, 2, 2, 2))
     assert (forecast.leads_h, set(forecast.variables)) == ((0, 6, 12), VARIABLES)
     assert forecast.in_lam.sum() == 22 * 40
     assert np.isnan(forecast.values("accum_tp")).all(axis=1).tolist() == [True, False, False]

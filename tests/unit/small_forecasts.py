@@ -95,7 +95,7 @@ class Analyses:
 
 def verify(worlds: dict[str, World], **how: Any) -> Callable[..., Analyses]:
     """Return a source of analyses for the comparison; worlds are by run id."""
-    return lambda forecasts, variables: Analyses(worlds[forecasts[0].run_id], **how)
+    return lambda forecasts, variables: Analyses(worlds[forecasts[0].about.run_id], **how)
 
 
 Error = Callable[[World, str, str, int], np.ndarray]

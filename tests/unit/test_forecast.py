@@ -382,7 +382,8 @@ def test_forecasts_are_read_as_they_were_written(forecasts, data):
     opened = open_dataset(**arguments_of(*data))
     first, second = forecasts_of(forecasts)
     assert [str(each.date) for each in (first, second)] == ["2020-01-01T06:00:00", "2020-01-01T12:00:00"]
-    assert (first.run_id, first.name, first.timestep_h, first.lam_shape) == ("run", "tnbd_sample", 6, TRIMMED)
+    about = first.about
+    assert (about.run_id, about.name, about.timestep_h, about.lam_shape) == ("run", "tnbd_sample", 6, TRIMMED)
     assert (first.leads_h, first.variables, first.missing_leads_h) == ((0, 6), ("gh_500", "accum_tp"), ())
     assert list(map(str, first.valid_dates)) == ["2020-01-01T06:00:00", "2020-01-01T12:00:00"]
     expected = np.random.default_rng(1).normal(size=(2, opened.shape[-1])).astype(np.float32)
