@@ -97,11 +97,7 @@ def job_script(job: Job) -> str:
     _check_numbers(job)
     _check_names(job)
     _check_times(job)
-    hardware = {
-        keys.NODES: job.nodes,
-        keys.GPUS_PER_NODE: job.ranks_per_node,
-        keys.GPUS_PER_MODEL: job.gpus_per_model,
-    }
+    hardware = {keys.NODES: job.nodes, keys.GPUS_PER_NODE: job.ranks_per_node, keys.GPUS_PER_MODEL: job.gpus_per_model}
     overrides = [*(f"{key}={value}" for key, value in hardware.items()), *job.overrides]
     composed(job.config_name, None, overrides)
     return _filled(job, overrides)

@@ -72,7 +72,6 @@ WINDOW_LATITUDE, WINDOW_LONGITUDE = 38.5, 262.5
 WINDOW_HALF_X_M, WINDOW_HALF_Y_M = 2.4e6, 1.4e6
 """Centre (degrees) and half axes of the window of the mesoscale structure; it lies inside both LAM grids."""
 
-_DAY_S = 86400.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -100,12 +99,12 @@ class Wave:
 
 
 def _synoptic(zonal: int, meridional: float, period_days: float, amplitude: float) -> Wave:
-    return Wave(zonal, meridional, 2 * math.pi / (period_days * _DAY_S), amplitude)
+    return Wave(zonal, meridional, 2 * math.pi / (period_days * 86400), amplitude)
 
 
-def _advected(zonal: int, meridional: float, amplitude: float, speed: float = 12.0) -> Wave:
-    """Return a wave advected by a solid-body rotation of `speed` (m/s at the equator)."""
-    return Wave(zonal, meridional, zonal * speed / RADIUS_M, amplitude)
+def _advected(zonal: int, meridional: float, amplitude: float) -> Wave:
+    """Return a wave advected by a solid-body rotation of 12 m/s at the equator."""
+    return Wave(zonal, meridional, zonal * 12 / RADIUS_M, amplitude)
 
 
 def _mesoscale(wavelength_km: float, direction: float, speed: float, amplitude: float) -> Wave:

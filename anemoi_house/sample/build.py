@@ -31,17 +31,8 @@ from anemoi_house.progress import ProgressLine
 from anemoi_house.sample.atmosphere import EPOCH, REVISION, variable_names
 from anemoi_house.sample.grids import GRIDS, PARTS
 
-FORCINGS = (
-    "cos_latitude",
-    "sin_latitude",
-    "cos_longitude",
-    "sin_longitude",
-    "cos_julian_day",
-    "sin_julian_day",
-    "cos_local_time",
-    "sin_local_time",
-    "insolation",
-)
+_ANGLES = ("latitude", "longitude", "julian_day", "local_time")
+FORCINGS = (*(f"{function}_{angle}" for angle in _ANGLES for function in ("cos", "sin")), "insolation")
 """Variables that the stock `forcings` source adds to those of the atmosphere."""
 
 STEP = timedelta(hours=6)
@@ -184,7 +175,8 @@ def _create(staging: Path, recipes: dict[str, dict[str, Any]], dates: int) -> No
         while any(process.poll() is None for process in running.values()):
             _check_running(running, logs)
             if progress.due:
-                done = sum(_dates_in(staging / name) for name in recipes)
+                # Files of the first chunk of the grid, one for each date.
+                done = sum(1 for name in recipes for _ in (staging / name / "data").glob("*.0.0.0"))
                 progress.show(f"{done} of {dates * len(recipes)} dates written")
             time.sleep(0.1)
         _check_running(running, logs)
@@ -221,11 +213,3 @@ def _cause(directory: Path, failure: OSError) -> str:
     if failure.errno == errno.ENOSPC:
         return f"{directory}: the disk is full; nothing was kept. Free some space, or give another directory."
     return f"{directory} is not writable ({failure.strerror}). Give another directory."
-
-
-def _dates_in(dataset: Path) -> int:
-    """Return the number of dates written so far: files of the first chunk of the grid."""
-    try:
-        return sum(name.endswith(".0.0.0") for name in os.listdir(dataset / "data"))
-    except OSError:
-        return 0
