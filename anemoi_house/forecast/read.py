@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +210,12 @@ class Verification:
     """
 
     def __init__(self, forecasts: Sequence[Forecast], variables: Sequence[str]) -> None:
-        self._about = forecasts[0].about
         self._variables = list(variables)
         self._kept: dict[np.datetime64, Floats | None] = {}
         self._valid = sorted({date for forecast in forecasts for date in forecast.valid_dates})
-        data = self._data
-        whose = f"the data of run {self._about.name}"
+        whose = f"the data of run {forecasts[0].about.name}"
+        self._data = data = open_data(forecasts[0].about.dataset, whose)
+        self._rows = dates_of(data)
         if lacking := [name for name in variables if name not in data.name_to_index]:
             raise HouseError(f"{whose} lack {', '.join(lacking)}. Choose other --variables to verify.")
         ours = forecasts[0].latitudes, forecasts[0].longitudes
@@ -243,14 +242,6 @@ class Verification:
         nodes = self._data.shape[-1]
         rows = (self._at(date) for date in forecast.valid_dates)
         return np.stack([np.full(nodes, np.nan, np.float32) if row is None else row[column] for row in rows])
-
-    @cached_property
-    def _data(self) -> Any:
-        return open_data(self._about.dataset, f"the data of run {self._about.name}")
-
-    @cached_property
-    def _rows(self) -> dict[np.datetime64, int]:
-        return dates_of(self._data)
 
     def _at(self, date: np.datetime64) -> Floats | None:
         if date not in self._kept:

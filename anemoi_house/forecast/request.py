@@ -121,8 +121,8 @@ def _moved(arguments: dict[str, Any], lam: Path | None, globe: Path | None) -> d
             continue
         if not parts:
             raise HouseError(f"{option}: the run's dataset is not a cutout of a limited-area and a global one.")
-        keys = parts[index] if isinstance(parts[index], dict) else {}
-        parts[index] = keys | {"dataset": str(path.absolute() if path.exists() else path)}
+        known = parts[index] if isinstance(parts[index], dict) else {}
+        parts[index] = known | {"dataset": str(path.absolute() if path.exists() else path)}
     return arguments
 
 

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from anemoi_house.errors import HouseError
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.checkpoints import LAST, Checkpoint, candidates, checkpoints_in, fault_of
@@ -121,8 +123,4 @@ def _has_checkpoints(folder: Path) -> bool:
 
 def _quoted(value: str) -> str:
     """Quote a value so that Hydra's grammar of overrides reads it as a string."""
-    if _BARE.fullmatch(value):
-        return value
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"'{escaped}'"
+    return value if _BARE.fullmatch(value) else QuotedString(value, Quote.single).with_quotes()
