@@ -222,9 +222,8 @@ def _opened(settings: StoreSettings, patience_s: float) -> Any:
     retries: RetryConfig = {"max_retries": 1, "retry_timeout": timedelta(seconds=patience_s)}
     if settings.scheme != "s3":
         return HTTPStore.from_url(settings.url, client_options=client, retry_config=retries)
-    return S3Store(
-        url.netloc,
-        prefix=url.path.strip("/") or None,
+    return S3Store.from_url(
+        settings.url,
         region=settings.region,
         skip_signature=settings.anonymous,
         client_options=client,
