@@ -14,8 +14,17 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
 
-from anemoi_house.datasets.grib import INDICATOR_BYTES, FieldHeader, TimeRange, fields_of, message_length, split, walk
-from anemoi_house.datasets.index import IndexCache, IndexedField, NoIndexError, find, from_headers, parse_idx
+from anemoi_house.datasets.grib import (
+    INDICATOR_BYTES,
+    FieldHeader,
+    IndexedField,
+    TimeRange,
+    fields_of,
+    message_length,
+    split,
+    walk,
+)
+from anemoi_house.datasets.index import IndexCache, NoIndexError, find, from_headers, parse_idx
 from anemoi_house.datasets.model import Model
 from anemoi_house.datasets.packing import GribError
 from anemoi_house.datasets.stores import PATIENCE_S, AbsentError, ArchiveError, Store, StoreSettings, UnreachableError
@@ -231,11 +240,10 @@ class GribFile:
         except GribError as wrong:
             raise ArchiveError(f"{where}: the message {wrong}") from None
         header = headers[min(entry.part, len(headers)) - 1]
-        found = (header.run, header.name, header.level, header.time_range)
-        if found != (entry.run, entry.name, entry.level, entry.time_range):
+        if any(getattr(header, key) != getattr(entry, key) for key in ("run", "name", "level", "time_range")):
             raise ArchiveError(
-                f"{where}: the index does not belong to its file; the message holds "
-                f"{header.name} {header.level} {header.time_range} of {header.run:%Y-%m-%dT%H}"
+                f"{where}: the index does not belong to its file; the message holds {header} of "
+                f"{header.run:%Y-%m-%dT%H}"
             )
         return Message(wanted, header, split(content, header), where)
 
