@@ -141,10 +141,10 @@ def _found(dates: Sequence[datetime], asked: Sequence[Asked], jobs: int, state: 
     progress = ProgressLine(LOG_EVERY_S)
     started, bad, in_a_row = time.monotonic(), 0, 0
     try:
-        with state:
+        with state.open() as file:
             for done, one in enumerate(_ask(todo, asked, jobs), 1):
                 found[one.date] = one
-                state.add(one)
+                file.write(one.as_line())
                 bad += one.state != "good"
                 if progress.due:
                     left = timedelta(seconds=round((len(todo) - done) * (time.monotonic() - started) / done))
