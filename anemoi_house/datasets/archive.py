@@ -17,23 +17,17 @@ from typing import Any, TypeVar
 from anemoi_house.datasets.grib import (
     INDICATOR_BYTES,
     FieldHeader,
+    IndexedField,
     TimeRange,
     fields_of,
     message_length,
     split,
     walk,
 )
-from anemoi_house.datasets.index import IndexCache, IndexedField, NoIndexError, find, from_headers, parse_idx
+from anemoi_house.datasets.index import IndexCache, NoIndexError, find, from_headers, parse_idx
 from anemoi_house.datasets.model import Model
 from anemoi_house.datasets.packing import GribError
-from anemoi_house.datasets.stores import (
-    PATIENCE_S,
-    AbsentError,
-    ArchiveError,
-    Store,
-    StoreSettings,
-    UnreachableError,
-)
+from anemoi_house.datasets.stores import PATIENCE_S, AbsentError, ArchiveError, Store, StoreSettings, UnreachableError
 from anemoi_house.datasets.variables import Variable
 
 LOG = logging.getLogger(__name__)
@@ -52,7 +46,7 @@ class Wanted:
     @property
     def level(self) -> str:
         """Its name in an index."""
-        return self.variable.level_name(self.level_hpa)
+        return self.variable.level or f"{self.level_hpa} mb"
 
     def __str__(self) -> str:
         """Return it as messages name it."""
@@ -120,12 +114,11 @@ class Archive:
             If none gives all of the fields, with what each store said.
         """
 
-        def fetch(store: StoreSettings) -> list[Message]:
-            plan = self._plan(store, run, lead_hours, wanted)
+        def fetch(plan: _Plan) -> list[Message]:
             found = {one: message for file, fields in plan for one, message in zip(fields, file.fetch(fields))}
             return [found[one] for one in wanted]
 
-        return self._from_first_store(fetch, run, lead_hours)
+        return self._from_first_store(fetch, run, lead_hours, wanted)
 
     def check(self, run: datetime, lead_hours: int, wanted: Sequence[Wanted]) -> int:
         """Return the bytes that the wanted fields take, after a check that the files hold them and are whole.
@@ -133,20 +126,21 @@ class Archive:
         No field is read. Raises the errors of `fetch`.
         """
 
-        def check(store: StoreSettings) -> int:
-            plan = self._plan(store, run, lead_hours, wanted)
+        def check(plan: _Plan) -> int:
             for file, _ in plan:
                 file.check_length()
             return sum(file.bytes_of(fields.values()) for file, fields in plan)
 
-        return self._from_first_store(check, run, lead_hours)
+        return self._from_first_store(check, run, lead_hours, wanted)
 
-    def _from_first_store(self, ask: Callable[[StoreSettings], _T], run: datetime, lead_hours: int) -> _T:
+    def _from_first_store(
+        self, ask: Callable[[_Plan], _T], run: datetime, lead_hours: int, wanted: Sequence[Wanted]
+    ) -> _T:
         """Return the answer of the first store that has one; raise an error with all reasons if none has."""
         reasons: list[ArchiveError] = []
         for store in self.stores:
             try:
-                return ask(store)
+                return ask(self._plan(store, run, lead_hours, wanted))
             except ArchiveError as reason:
                 reasons.append(reason)
                 if store is not self.stores[-1] and not isinstance(reason, AbsentError):
@@ -156,12 +150,10 @@ class Archive:
         kind = kinds.pop() if len(kinds) == 1 else UnreachableError if UnreachableError in kinds else ArchiveError
         raise kind(f"{self.model.name} {run:%Y-%m-%dT%H}+{lead_hours}h: {'; '.join(map(str, reasons))}")
 
-    def _plan(
-        self, store: StoreSettings, run: datetime, lead_hours: int, wanted: Sequence[Wanted]
-    ) -> list[tuple[GribFile, dict[Wanted, IndexedField]]]:
+    def _plan(self, store: StoreSettings, run: datetime, lead_hours: int, wanted: Sequence[Wanted]) -> _Plan:
         """Return the files of a store that are needed for the fields, each with the fields to read from it."""
         missing = list(wanted)
-        plan: list[tuple[GribFile, dict[Wanted, IndexedField]]] = []
+        plan: _Plan = []
         for file in self._files(store, run, lead_hours):
             file.check_run(run)
             listed = {one: find(file.fields, one.variable.name, one.level, one.time_range) for one in missing}
@@ -248,11 +240,10 @@ class GribFile:
         except GribError as wrong:
             raise ArchiveError(f"{where}: the message {wrong}") from None
         header = headers[min(entry.part, len(headers)) - 1]
-        found = (header.run, header.name, header.level, header.time_range)
-        if found != (entry.run, entry.name, entry.level, entry.time_range):
+        if any(getattr(header, key) != getattr(entry, key) for key in ("run", "name", "level", "time_range")):
             raise ArchiveError(
-                f"{where}: the index does not belong to its file; the message holds "
-                f"{header.name} {header.level} {header.time_range} of {header.run:%Y-%m-%dT%H}"
+                f"{where}: the index does not belong to its file; the message holds {header} of "
+                f"{header.run:%Y-%m-%dT%H}"
             )
         return Message(wanted, header, split(content, header), where)
 
@@ -306,15 +297,16 @@ class GribFile:
         return self.store.ranges(self.path, [(start, count)])[0] if count > 0 else b""
 
 
+_Plan = list[tuple[GribFile, dict[Wanted, IndexedField]]]
+"""The files to read, and the fields to take from each."""
+
+
 def _lacks(file: GribFile, missing: Sequence[Wanted]) -> str:
     """Say which fields a file lacks, and what it has of the first one's kind."""
     first = missing[0]
     on_levels = first.level_hpa is not None
-    alike = [
-        str(entry)
-        for entry in file.fields
-        if entry.name == first.variable.name and entry.level.endswith(" mb") == on_levels
-    ]
+    same_name = [entry for entry in file.fields if entry.name == first.variable.name]
+    alike = [str(entry) for entry in same_name if entry.level.endswith(" mb") == on_levels]
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     instead = f"; it has {shorten(', '.join(dict.fromkeys(alike)), 200)}" if alike else ""
     return f"{file.address} has no {first}{more}{instead}"

@@ -14,9 +14,9 @@ import sqlite3  # noqa: F401  # isort: skip
 import pyproj  # noqa: F401  # isort: skip
 import eccodes
 import numpy as np
-from earthkit.data.core.geography import Geography
 from earthkit.data.core.metadata import RawMetadata
 from earthkit.data.sources.array_list import ArrayField
+from earthkit.data.utils.metadata.dict import UserGeography
 
 from anemoi_house.datasets.archive import Message
 from anemoi_house.datasets.grib import check_values
@@ -32,7 +32,7 @@ WAY_OUT = (
 """What to do about a date that cannot be read."""
 
 
-class GribGrid(Geography):
+class GribGrid(UserGeography):
     """Grid of a message. Its definition is read immediately, the coordinates of its points on demand.
 
     Parameters
@@ -47,6 +47,7 @@ class GribGrid(Geography):
             defined = {key: _key(handle, key) for key in GRID_KEYS}
         self.definition: Mapping[str, Any] = {key: value for key, value in defined.items() if value is not None}
         """Keys of the grid, named as in eccodes."""
+        super().__init__(self.definition)
 
     def shape(self) -> tuple[int, int]:
         """Return (ny, nx)."""
@@ -82,32 +83,11 @@ class GribGrid(Geography):
             return f"{self.definition['DxInMetres'] / 1000:g}km"
         return f"{self.definition.get('iDirectionIncrementInDegrees', 0):g}deg"
 
-    def mars_area(self) -> list[float]:
-        """Return north, west, south and east in degrees."""
-        lat, lon = self._points
-        return [float(lat.max()), float(lon.min()), float(lat.min()), float(lon.max())]
-
     def mars_grid(self) -> None:
         """Return None: MARS has no name for these grids."""
 
-    def x(self, dtype: Any = None) -> Any:
-        """Unknown for these grids."""
-        raise NotImplementedError
-
-    def y(self, dtype: Any = None) -> Any:
-        """Unknown for these grids."""
-        raise NotImplementedError
-
     def projection(self) -> None:
         """Return None: the keys of the definition give it."""
-
-    def bounding_box(self) -> Any:
-        """Unknown for these grids."""
-        raise NotImplementedError
-
-    def gridspec(self) -> Any:
-        """Unknown for these grids."""
-        raise NotImplementedError
 
     def _unique_grid_id(self) -> Any:
         return tuple(self.definition.items())

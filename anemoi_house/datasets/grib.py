@@ -29,6 +29,8 @@ MAXIMUM_FIELDS = 1000
 _HOURS = {0: 1 / 60, 1: 1.0, 2: 24.0, 10: 3.0, 11: 6.0, 12: 12.0, 13: 1 / 3600}
 # Code table 4.10, as wgrib2 names them.
 _PROCESSES = {0: "ave", 1: "acc", 2: "max", 3: "min"}
+# Code table 4.5, as wgrib2 names them.
+_LEVELS = {1: "surface", 100: "{hpa:g} mb", 103: "{size:g} m above ground"}
 # Product definition templates; others (members, probabilities) are different products under the same names.
 _INSTANT, _RANGE = 0, 8
 _ONE_SURFACE = 255
@@ -65,21 +67,46 @@ class TimeRange:
 
 
 @dataclass(frozen=True)
-class FieldHeader:
-    """One field of a GRIB2 file.
+class IndexedField:
+    """One field, as an index lists it.
 
     Attributes
     ----------
-    offset, length : int
-        First byte and bytes of its message.
-    part, parts : int
-        Its position among the fields of the message, from 1, and their number.
+    offset : int
+        First byte of its message.
+    length : int or None
+        Bytes of the message; None for the last one of an `.idx`, which does not give it.
+    part : int
+        Its position among the fields of the message, from 1.
     run : datetime
         Reference time, UTC.
     name, level : str
         As wgrib2 names the variables and levels of the experiments; else `var0_1_22` or `level type 104`.
     time_range : TimeRange or None
         None for a product that is neither an instant nor a simple range.
+    """
+
+    offset: int
+    length: int | None
+    part: int
+    run: datetime
+    name: str
+    level: str
+    time_range: TimeRange | None
+
+    def __str__(self) -> str:
+        """Return it as messages name it."""
+        return f"{self.name} {self.level} {self.time_range or '(another product)'}"
+
+
+@dataclass(frozen=True)
+class FieldHeader(IndexedField):
+    """One field of a GRIB2 file, with what only its header gives.
+
+    Attributes
+    ----------
+    parts : int
+        Fields in its message.
     grid : bytes
         The grid definition, section 3.
     smallest, quantum : float
@@ -88,14 +115,8 @@ class FieldHeader:
         Number, first and last-plus-one byte in the message of each section of the field.
     """
 
-    offset: int
     length: int
-    part: int
     parts: int
-    run: datetime
-    name: str
-    level: str
-    time_range: TimeRange | None
     grid: bytes
     smallest: float
     quantum: float
@@ -286,15 +307,7 @@ def _level(product: bytes) -> str:
     size = _sign_and_magnitude(value, 31) / 10.0 ** _sign_and_magnitude(scale, 7)
     if product[28] != _ONE_SURFACE:
         return f"layer of type {kind}"
-    match kind:
-        case 1:
-            return "surface"
-        case 100:
-            return f"{size / 100:g} mb"
-        case 103:
-            return f"{size:g} m above ground"
-        case _:
-            return f"level type {kind}"
+    return _LEVELS.get(kind, "level type {kind}").format(kind=kind, size=size, hpa=size / 100)
 
 
 def _time_range(run: datetime, product: bytes) -> TimeRange | None:

@@ -8,20 +8,21 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from anemoi_house.datasets.grib import FieldHeader, TimeRange
+from anemoi_house.datasets.grib import FieldHeader, IndexedField, TimeRange
 from anemoi_house.errors import HouseError
 from anemoi_house.files import write_whole
 
 LOG = logging.getLogger(__name__)
 
 _REVISION = 2
-_LINE = re.compile(r"(\d{1,9})(?:\.(\d{1,4}))?:(\d{1,18}):d=(\d{10}):([^:]*):([^:]*):([^:]*)(?::.*)?")
+_LINE = re.compile(r"\d{1,9}(?:\.\d{1,4})?:(\d{1,18}):d=(\d{10}):([^:]*):([^:]*):([^:]*)(?::.*)?")
 _HOURS = {"min": 1 / 60, "hour": 1.0, "day": 24.0}
 _INSTANT = re.compile(r"(\d{1,6}) (min|hour|day) fcst")
 _RANGE = re.compile(r"(\d{1,6})-(\d{1,6}) (min|hour|day) (\w+) (?:fcst|anl)")
@@ -29,38 +30,6 @@ _RANGE = re.compile(r"(\d{1,6})-(\d{1,6}) (min|hour|day) (\w+) (?:fcst|anl)")
 
 class NoIndexError(HouseError):
     """An index is invalid; the message continues a sentence that begins with its address."""
-
-
-@dataclass(frozen=True)
-class IndexedField:
-    """One field, as an index lists it.
-
-    Attributes
-    ----------
-    offset : int
-        First byte of its message.
-    length : int or None
-        Bytes of the message; None for the last one of an `.idx`, which does not give it.
-    part : int
-        Its position among the fields of the message, from 1.
-    run : datetime
-        Reference time, UTC.
-    name, level : str
-    time_range : TimeRange or None
-        None for a kind of product that no variable of the experiments is.
-    """
-
-    offset: int
-    length: int | None
-    part: int
-    run: datetime
-    name: str
-    level: str
-    time_range: TimeRange | None
-
-    def __str__(self) -> str:
-        """Return it as messages name it."""
-        return f"{self.name} {self.level} {self.time_range or '(another product)'}"
 
 
 def parse_idx(text: str) -> list[IndexedField]:
@@ -78,28 +47,28 @@ def parse_idx(text: str) -> list[IndexedField]:
         raise NoIndexError("is empty")
     fields: list[IndexedField] = []
     for number, line in lines:
-        offset, run, name, level, time_range = _parsed(number, line)
-        before = fields[-1] if fields else None
-        if before and offset < before.offset:
-            raise NoIndexError(f"line {number}: offset {offset:,} is smaller than the one before it")
-        part = before.part + 1 if before and offset == before.offset else 1
-        fields.append(IndexedField(offset, None, part, run, name, level, time_range))
+        field = _parsed(number, line)
+        if fields and field.offset < fields[-1].offset:
+            raise NoIndexError(f"line {number}: offset {field.offset:,} is smaller than the one before it")
+        part = fields[-1].part + 1 if fields and field.offset == fields[-1].offset else 1
+        fields.append(replace(field, part=part))
     offsets = sorted({field.offset for field in fields})
     lengths = {start: end - start for start, end in pairwise(offsets)}
     return [replace(field, length=lengths.get(field.offset)) for field in fields]
 
 
-def _parsed(number: int, line: str) -> tuple[int, datetime, str, str, TimeRange | None]:
+def _parsed(number: int, line: str) -> IndexedField:
+    """Return the field of a line, as if it were alone in its message."""
     match = _LINE.fullmatch(line.strip())
     if match is None:
         kind = "a web page" if line.lstrip().startswith("<") else "not a line of a GRIB index"
         raise NoIndexError(f"line {number} is {kind}: {line.strip()[:60]!r}")
-    _, _, offset, date, name, level, time_range = match.groups()
+    offset, date, name, level, time_range = match.groups()
     try:
         run = datetime.strptime(date, "%Y%m%d%H")
     except ValueError:
         raise NoIndexError(f"line {number}: {date} is not a date") from None
-    return int(offset), run, name, level, parse_time_range(time_range)
+    return IndexedField(int(offset), None, 1, run, name, level, parse_time_range(time_range))
 
 
 def parse_time_range(text: str) -> TimeRange | None:
@@ -141,12 +110,10 @@ class IndexCache:
 
     def read(self, address: str, size: int, version: str) -> list[IndexedField] | None:
         """Return the index of a file; None if there is none for this size (bytes) and version."""
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             cached = json.loads(self._path(address).read_text())
             if cached["file"] == _file(address, size, version):
                 return [_from_json(item) for item in cached["fields"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         return None
 
     def write(self, address: str, size: int, version: str, fields: Sequence[IndexedField]) -> None:

@@ -70,7 +70,8 @@ def recipe(
     _set_period(content, start, end)
     for entry in archive_entries(content["input"]):
         if roots:
-            entry.settings["roots"] = _flow([StoreSettings.of(root).url for root in roots])
+            entry.settings["roots"] = CommentedSeq(StoreSettings.of(root).url for root in roots)
+            entry.settings["roots"].fa.set_flow_style()
         if levels and "level" in entry.settings:
             entry.settings["level"][:] = _levels(levels)
     text = io.StringIO()
@@ -277,12 +278,6 @@ def _levels(given: Sequence[str]) -> list[int]:
             f"--levels {' '.join(given)}: invalid. Give different pressures in whole hPa, such as 500 850."
         )
     return levels
-
-
-def _flow(items: Sequence[Any]) -> CommentedSeq:
-    sequence = CommentedSeq(items)
-    sequence.fa.set_flow_style()
-    return sequence
 
 
 def _timestamp(date: datetime) -> TimeStamp:

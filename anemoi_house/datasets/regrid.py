@@ -43,13 +43,9 @@ def block_mean(values: ArrayLike, cells: int) -> Floats:
     """
     values = np.asarray(values)
     ny, nx = block_shape(values.shape, cells)
-    # Rows first: they are contiguous, and leave a `cells`th of the work for the strided columns.
-    rows = values[: ny * cells, : nx * cells].reshape(ny, cells, nx * cells).sum(axis=1, dtype=np.float64)
-    total = rows[:, ::cells].copy()
-    for column in range(1, cells):
-        total += rows[:, column::cells]
-    total /= cells**2
-    return total
+    blocks = values[: ny * cells, : nx * cells].reshape(ny, cells, nx, cells)
+    # Rows first, which are contiguous.
+    return np.asarray(blocks.sum(axis=1, dtype=np.float64).sum(axis=2)) / cells**2
 
 
 def block_shape(shape: tuple[int, ...], cells: int) -> tuple[int, int]:
@@ -131,15 +127,10 @@ class ConservativeCells:
             values = values[::-1]
         cells, last = self.cells, values.shape[0] - 1
         # Both outer nodes of a target cell contribute half their cells.
-        rows = self._weights[0] * values[:last:cells]
-        for row in range(1, cells + 1):
-            rows += self._weights[row] * values[row : last + row : cells]
+        rows = sum(weights * values[row : last + row : cells] for row, weights in enumerate(self._weights))
         rims = rows[:, ::cells]
-        total = (rims + np.roll(rims, -1, axis=1)) / 2
-        for column in range(1, cells):
-            total += rows[:, column::cells]
-        total /= cells
-        return total
+        inner = sum(rows[:, column::cells] for column in range(1, cells))
+        return np.asarray(((rims + np.roll(rims, -1, axis=1)) / 2 + inner) / cells)
 
 
 def _latitude_weights(intervals: int, cells: int) -> Floats:

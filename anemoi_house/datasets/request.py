@@ -84,14 +84,9 @@ class Request:
             indexes=None if indexes is None else Path(indexes).expanduser(),
         )
 
-    @property
-    def lead_time(self) -> timedelta:
-        """From the start of the run to the valid time."""
-        return timedelta(hours=self.lead_hours)
-
     def run(self, valid_time: datetime) -> datetime:
         """Return the start of the run for a valid time (UTC); raise a HouseError if the model has no run then."""
-        run, model = valid_time - self.lead_time, self.model
+        run, model = valid_time - timedelta(hours=self.lead_hours), self.model
         if run < model.begins:
             raise HouseError(f"{model.name} has no archive before {model.begins:%Y-%m-%d}. Set a later dates.start.")
         if run.hour % model.cycle_hours or run.minute or run.second:
@@ -106,9 +101,7 @@ class Request:
         return _archive(self.model, self.stores, self.patience_s, self.indexes)
 
 
-@lru_cache(maxsize=16)
-def _archive(model: Model, stores: tuple[StoreSettings, ...], patience_s: float, indexes: Path | None) -> Archive:
-    return Archive(model, stores, patience_s, indexes)
+_archive = lru_cache(maxsize=16)(Archive)
 
 
 def _fields(model: Model, lead_hours: int, settings: Mapping[str, Any]) -> tuple[Wanted, ...]:

@@ -118,12 +118,8 @@ def scan(path: Path, jobs: int = 32, report: Path | None = None) -> Scan:
     dates, listed, asked = _read(path)
     found = _found(dates, asked, jobs, ScanState(path.with_suffix(".scan.jsonl"), asked))
     not_asked = "not asked for: no archive answered for the dates before"
-    result = Scan(
-        path,
-        listed,
-        [found.get(date, Found(date, "unknown", not_asked)) for date in dates],
-        time.monotonic() - started,
-    )
+    in_order = [found.get(date, Found(date, "unknown", not_asked)) for date in dates]
+    result = Scan(path, listed, in_order, time.monotonic() - started)
     _write_report(report or path.with_suffix(".scan.json"), result)
     if missing := result.of("missing"):
         if not result.of("good"):
@@ -140,14 +136,15 @@ def _found(dates: Sequence[datetime], asked: Sequence[Asked], jobs: int, state: 
     found = {date: good[date] for date in dates if date in good}
     todo = [date for date in dates if date not in found]
     if found:
-        _say(f"{state.path}: {len(found):,} dates are already known to be good, {len(todo):,} are left")
+        known = f"{len(found):,} dates are already known to be good, {len(todo):,} are left"
+        print(f"{state.path}: {known}", file=sys.stderr)
     progress = ProgressLine(LOG_EVERY_S)
     started, bad, in_a_row = time.monotonic(), 0, 0
     try:
-        with state:
+        with state.open() as file:
             for done, one in enumerate(_ask(todo, asked, jobs), 1):
                 found[one.date] = one
-                state.add(one)
+                file.write(one.as_line())
                 bad += one.state != "good"
                 if progress.due:
                     left = timedelta(seconds=round((len(todo) - done) * (time.monotonic() - started) / done))
@@ -258,7 +255,3 @@ def _write_report(path: Path, result: Scan) -> None:
         write_whole(path, json.dumps(result.as_json(), indent=2) + "\n")
     except OSError as failure:
         raise HouseError(f"--report {path}: cannot be written ({failure.strerror}).") from None
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

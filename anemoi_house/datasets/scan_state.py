@@ -56,6 +56,10 @@ class Found:
     reason: str = ""
     size: int = 0
 
+    def as_line(self) -> str:
+        """Return it as a line of JSON."""
+        return f"{json.dumps(asdict(self) | {'date': self.date.isoformat()})}\n"
+
 
 class ScanState:
     """The file of a scan.
@@ -69,14 +73,13 @@ class ScanState:
     Raises
     ------
     HouseError
-        If the file cannot be read, or on entering, cannot be written.
+        If the file cannot be read, or on opening, cannot be written.
     """
 
     def __init__(self, path: Path, asked: Sequence[Asked]) -> None:
         self.path = path
         self._head = {"revision": _REVISION, "requests": _fingerprint(asked)}
         self._lines = self._read()
-        self._file: TextIO | None = None
 
     @property
     def good(self) -> dict[datetime, Found]:
@@ -84,27 +87,15 @@ class ScanState:
         last = {date: line for line in self._lines for date in [datetime.fromisoformat(line["date"])]}
         return {date: Found(**line | {"date": date}) for date, line in last.items() if line["state"] == "good"}
 
-    def __enter__(self) -> ScanState:
-        """Open the file for appending, without the partial line that a killed scan may have left."""
+    def open(self) -> TextIO:
+        """Open the file for appending, line by line, without the partial line that a killed scan may have left."""
         try:
             write_whole(self.path, "".join(f"{json.dumps(line)}\n" for line in [self._head, *self._lines]))
-            self._file = self.path.open("a")
+            return self.path.open("a", buffering=1)
         except OSError as failure:
             raise HouseError(
                 f"{self.path}: cannot be written ({failure.strerror}). Scan a copy of the recipe in another directory."
             ) from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        assert self._file is not None
-        self._file.close()
-
-    def add(self, found: Found) -> None:
-        """Append a date."""
-        assert self._file is not None
-        self._file.write(f"{json.dumps(asdict(found) | {'date': found.date.isoformat()})}\n")
-        self._file.flush()
 
     def _read(self) -> list[dict[str, Any]]:
         try:

@@ -7,7 +7,7 @@ import gc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from anemoi.datasets.create.source import Source
 from anemoi.utils.dates import as_datetime
@@ -23,6 +23,10 @@ from anemoi_house.upstream.errors import CommandError, explain_disk_errors
 
 PARALLEL_DATES = 4
 """Dates fetched in parallel, some 60 MB each for HRRR: the next ones arrive while one is decoded."""
+
+
+MEMORY_LIMIT = 200_000_000
+"""Bytes of messages after which memory is returned to the system, which takes a fifth of a second."""
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +69,7 @@ class HouseNoaaSource(Source):
     """
 
     schema = Annotated[dict[str, Any], AfterValidator(_checked)]
+    taken: ClassVar[int] = 0  # bytes of messages of all sources since memory was last returned
 
     def __init__(self, context: Any, **settings: Any) -> None:
         super().__init__(context)
@@ -73,11 +78,13 @@ class HouseNoaaSource(Source):
 
     def execute_valid_dates(self, argument: Any) -> SimpleFieldList:
         """Return the fields of all dates. Their values are decoded when they are read."""
-        _MEMORY.give_back()
+        if HouseNoaaSource.taken >= MEMORY_LIMIT:
+            _give_memory_back()
+            HouseNoaaSource.taken = 0
         dates = [as_datetime(date) for date in argument]
         with ThreadPoolExecutor(PARALLEL_DATES) as pool:
             fetched = list(pool.map(self._fetch, dates))
-        _MEMORY.taken += sum(len(message.content) for messages in fetched for message in messages)
+        HouseNoaaSource.taken += sum(len(message.content) for messages in fetched for message in messages)
         return SimpleFieldList(
             [self.field(message, date) for date, messages in zip(dates, fetched) for message in messages]
         )
@@ -109,28 +116,15 @@ class HouseNoaaSource(Source):
         return MessageField(message, grid, date)
 
 
-class _Memory:
-    """Returns memory of earlier messages to the system; otherwise a load grows by 20 MB a date.
+def _give_memory_back() -> None:
+    """Return the memory of earlier messages to the system; otherwise a load grows by 20 MB a date.
 
     Results of anemoi-datasets are in reference cycles, which Python collects late, and glibc keeps freed memory.
     """
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
-    LIMIT = 200_000_000
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    def give_back(self) -> None:
-        """Collect and trim if earlier dates took much: a collection takes a fifth of a second."""
-        if self.taken < self.LIMIT:
-            return
-        self.taken = 0
-        gc.collect()
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-_MEMORY = _Memory()
 
 _GRIDS: dict[bytes, GribGrid] = {}
 

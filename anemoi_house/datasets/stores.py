@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -21,9 +21,6 @@ from obstore.store import HTTPStore, LocalStore, S3Store
 
 from anemoi_house.errors import HouseError
 from anemoi_house.words import listed
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
 
 LOG = logging.getLogger(__name__)
 
@@ -217,19 +214,14 @@ def _opened(settings: StoreSettings, patience_s: float) -> Any:
     # Short of the patience, so that a request that hangs can be repeated.
     timeout = timedelta(seconds=max(1.0, min(60.0, patience_s / 3)))
     connect_timeout = min(timeout, timedelta(seconds=10))
-    client: ClientConfig = {"timeout": timeout, "connect_timeout": connect_timeout, "allow_http": True}
-    # obstore retries once, quickly; `_patiently` does the rest, and logs it.
-    retries: RetryConfig = {"max_retries": 1, "retry_timeout": timedelta(seconds=patience_s)}
+    options: dict[str, Any] = {
+        "client_options": {"timeout": timeout, "connect_timeout": connect_timeout, "allow_http": True},
+        # obstore retries once, quickly; `_patiently` does the rest, and logs it.
+        "retry_config": {"max_retries": 1, "retry_timeout": timedelta(seconds=patience_s)},
+    }
     if settings.scheme != "s3":
-        return HTTPStore.from_url(settings.url, client_options=client, retry_config=retries)
-    return S3Store(
-        url.netloc,
-        prefix=url.path.strip("/") or None,
-        region=settings.region,
-        skip_signature=settings.anonymous,
-        client_options=client,
-        retry_config=retries,
-    )
+        return HTTPStore.from_url(settings.url, **options)
+    return S3Store.from_url(settings.url, region=settings.region, skip_signature=settings.anonymous, **options)
 
 
 def _short(failure: Exception) -> str:

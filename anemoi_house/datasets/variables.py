@@ -42,10 +42,6 @@ class Variable:
     bounds: tuple[float, float]
     accumulated: bool = False
 
-    def level_name(self, level_hpa: int | None) -> str:
-        """Return the name of a level in NOAA's index."""
-        return self.level if self.level is not None else f"{level_hpa} mb"
-
 
 _HEIGHT, _TEMPERATURE, _HUMIDITY = (0, 3, 5), (0, 0, 0), (0, 1, 0)
 _U, _V, _OMEGA = (0, 2, 2), (0, 2, 3), (0, 2, 8)

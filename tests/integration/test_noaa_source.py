@@ -65,7 +65,7 @@ def test_fields_hold_what_was_written(tmp_path: Path, model, shared_winds: bool,
         lead = 6 if variable.accumulated else 0
         record = Record(
             variable.name,
-            variable.level_name(field.metadata("levelist", default=None)),
+            variable.level or f"{field.metadata('levelist')} mb",
             (0, 6) if variable.accumulated else None,
         )
         values = field.to_numpy()
