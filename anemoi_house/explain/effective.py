@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anemoi_house.errors import HouseError, first_line
 from anemoi_house.explain.data import training_data
+from anemoi_house.plugin.periods import check_use_of_data
 from anemoi_house.runs.start import source_of
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed, validated
@@ -106,6 +107,8 @@ def effective(config_name: str, config_path: Path | None = None, overrides: Sequ
     config = composed(config_name, config_path, overrides)
     start = _start(config)
     notes = _replace_unknown(config)
+    if keys.get(config, keys.DATASET) != _MISSING:
+        check_use_of_data(config)
     valid = validated(config, config_name)
     data = training_data(valid, _MISSING)
     hardware = hardware_of(valid)

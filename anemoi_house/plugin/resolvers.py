@@ -37,7 +37,9 @@ def path_of(variable: str, key: str) -> str:
 def nested(cutout: DictConfig, *, _root_: DictConfig) -> DictConfig:
     """`${house.nested:${dataloader.nested}}`: the cutout, checked, with its trim in cells."""
     from anemoi_house.plugin.cutout import checked_cutout
+    from anemoi_house.upstream.known_keys import check_running
 
+    check_running(_root_)
     return OmegaConf.create(checked_cutout(cutout, _root_))
 
 
@@ -107,9 +109,11 @@ def begins_with_weights(*, _root_: DictConfig) -> bool:
 
 
 def start(*, _root_: DictConfig) -> str:
-    """`${house.start:}`: what the training starts from, in words, after a check that it can."""
+    """`${house.start:}`: what the training starts from, in words, after a check that it can, and of its periods."""
+    from anemoi_house.plugin.periods import check_use_of_data
     from anemoi_house.runs.start import checked_start
 
+    check_use_of_data(_root_)
     return checked_start(_root_)
 
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anemoi_house.errors import HouseError, first_line
+from anemoi_house.upstream.known_keys import check_keys
 
 
 def composed(config_name: str, config_path: Path | None, overrides: Sequence[str]) -> DictConfig:
@@ -27,7 +28,7 @@ def composed(config_name: str, config_path: Path | None, overrides: Sequence[str
     Raises
     ------
     HouseError
-        If there is no such config, or it cannot be composed with these overrides.
+        If there is no such config, it cannot be composed with these overrides, or it has a key that nothing reads.
     """
     from hydra import compose, initialize, initialize_config_dir
     from hydra.errors import HydraException, MissingConfigException
@@ -37,7 +38,7 @@ def composed(config_name: str, config_path: Path | None, overrides: Sequence[str
     folder = config_path and str(config_path.absolute())
     with initialize_config_dir(folder, version_base=None) if folder else initialize(version_base=None):
         try:
-            return compose(config_name=config_name, overrides=list(overrides))
+            config = compose(config_name=config_name, overrides=list(overrides))
         except MissingConfigException as error:
             name = error.missing_cfg_file or config_name
             raise HouseError(
@@ -46,6 +47,8 @@ def composed(config_name: str, config_path: Path | None, overrides: Sequence[str
             ) from None
         except (HydraException, OmegaConfBaseException) as error:
             raise HouseError(f"the config {config_name} cannot be composed: {error}") from None
+    check_keys(config)
+    return config
 
 
 def _did_you_mean(name: str) -> str:

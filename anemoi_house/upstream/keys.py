@@ -35,10 +35,12 @@ GPUS_PER_MODEL = "system.hardware.num_gpus_per_model"
 # Data
 DATASETS = "system.input.dataset"
 LAM, GLOBAL = f"{DATASETS}.lam", f"{DATASETS}.global"
+FREQUENCY = "data.frequency"
 DATASET = "dataloader.dataset"
 NESTED = "dataloader.nested"
 TRIM = "dataloader.trim"
 VARIABLES = f"data.datasets.{DATA}"
+FORCING = f"{VARIABLES}.forcing"
 TRAINING, VALIDATION, TEST = (f"dataloader.{stage}" for stage in ("training", "validation", "test"))
 BATCH_SIZE = "dataloader.batch_size.training"
 WORKERS = "dataloader.num_workers.training"
@@ -48,6 +50,9 @@ LIMIT_BATCHES = "dataloader.limit_batches.training"
 GRAPH = "system.input.graph"
 GRAPH_CONFIG = "graph"
 GRAPH_NODES, GRAPH_EDGES, OVERWRITE = (f"{GRAPH_CONFIG}.{key}" for key in ("nodes", "edges", "overwrite"))
+
+OPEN_BLOCKS = ("data", VARIABLES, "dataloader", GRAPH_CONFIG, "system.input", DATASETS, "diagnostics.plot")
+"""Blocks in which anemoi's schemas accept, and ignore, any key."""
 
 # Training
 TASK = "task"
@@ -61,11 +66,13 @@ LOSS = f"training.training_loss.datasets.{DATA}"
 SCALERS = f"training.scalers.datasets.{DATA}"
 VARIABLE_GROUPS = f"training.variable_groups.datasets.{DATA}"
 METRICS = "training.metrics.datasets"
+METRICS_TO_LOG = f"{METRICS}.{DATA}"
 
 # Diagnostics
 CALLBACKS = "diagnostics.callbacks"
 CHECKPOINTING = "diagnostics.checkpoint"
 PLOTS = "diagnostics.plot.callbacks"
+PLOTTED = "diagnostics.plot.parameters"
 MLFLOW = "diagnostics.log.mlflow"
 TRACKED, RUN_NAME, TRACKING_URI = (f"{MLFLOW}.{key}" for key in ("enabled", "run_name", "tracking_uri"))
 

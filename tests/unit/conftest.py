@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from small_grids import DATES, globe_grid, lam_grid, write_store
@@ -55,12 +56,13 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write two small datasets with the variables that our configs name; return their folder."""
+    """Write two small datasets with the variables that our configs name and the sample's dates; return their folder."""
     folder = tmp_path_factory.mktemp("sample")
     used = OmegaConf.load(config_folder() / "data" / "house_gfs_hrrr.yaml").datasets.data
     variables = ("gh_500", "t_850", *used.forcing, *used.diagnostic)
-    write_store(folder / "hrrr.zarr", *lam_grid(12, 14, 1.5), variables, DATES)
-    write_store(folder / "gfs.zarr", *globe_grid(), variables, DATES)
+    dates = DATES[0] + np.arange(120) * np.timedelta64(6, "h")
+    write_store(folder / "hrrr.zarr", *lam_grid(12, 14, 1.5), variables, dates)
+    write_store(folder / "gfs.zarr", *globe_grid(), variables, dates)
     return folder
 
 

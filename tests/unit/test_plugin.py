@@ -224,7 +224,8 @@ def test_experiments_pass_validation_with_two_paths(
 
     monkeypatch.setenv("HOUSE_HRRR", str(sample / "hrrr.zarr"))
     monkeypatch.setenv("HOUSE_GFS", str(sample / "gfs.zarr"))
-    config = composed(experiment, "dataloader.trim=null")
+    period = (f"dataloader.validation.datasets.data.{key}=2020-01" for key in ("start", "end"))
+    config = composed(experiment, "dataloader.trim=null", *period)
     OmegaConf.resolve(config)
     assert BaseSchema(**config).config_validation
     assert config.system.hardware.num_nodes == config.system.hardware.num_gpus_per_node == 1
