@@ -80,8 +80,7 @@ def resume(folder: Path) -> Resume | None:
     HouseError
         If `folder` holds several runs, or every checkpoint is damaged.
     """
-    run = _run_folder(folder)
-    if run is None:
+    if not (run := _run_folder(folder)):
         return None
     passed_over = []
     last = run / LAST

@@ -140,8 +140,6 @@ _MESOSCALE = np.array([wave.mesoscale for wave in WAVES])
 _AMPLITUDES = np.array([wave.amplitude for wave in WAVES])
 _FREQUENCIES = np.array([wave.frequency for wave in WAVES])
 _TILTS = np.where(_MESOSCALE, 0.0, 0.7)
-# Metres per unit of s: 0.45 K for each mesoscale wave at 1000 hPa.
-_MESOSCALE_WARMTH = 0.45 * GAS_CONSTANT / GRAVITY
 
 # By level, a column. Height Z (m) of the mean atmosphere, its hydrostatic temperature (K), and the height difference D
 # (m) between equator and pole with its derivative by s.
@@ -150,9 +148,12 @@ _MEAN_HEIGHT = 110.0 + GAS_CONSTANT / GRAVITY * (286.0 * _S - 27.8 * _S**2 + 3.1
 _MEAN_TEMPERATURE = 286.0 - 55.6 * _S + 9.435 * _S**2
 _CONTRAST, _CONTRAST_SLOPE = 100.0 + 1050.0 * _S - 250.0 * _S**2, 1050.0 - 500.0 * _S
 _MOISTURE = 0.55 * np.exp(-0.5 * _S)
-# By level and wave. Amplitude V, its derivative by s, and vertical velocity (m/s): none at the ground, little on top.
+# By level and wave. Amplitude V and height (m); derivatives of the height by s, in phase and a quarter of a wavelength
+# ahead, of the mesoscale waves 0.45 K at 1000 hPa; vertical velocity (m/s), none at the ground and little on top.
 _VERTICAL = np.where(_MESOSCALE, np.exp(-_S), 0.45 + 1.1 * _S - 0.4 * _S**2)
-_VERTICAL_SLOPE = np.where(_MESOSCALE, -np.exp(-_S), 1.1 - 0.8 * _S)
+_HEIGHT = _AMPLITUDES * _VERTICAL
+_BY_S_COS = _AMPLITUDES * np.where(_MESOSCALE, -np.exp(-_S), 1.1 - 0.8 * _S)
+_BY_S_SIN = _VERTICAL * np.where(_MESOSCALE, 0.45 * GAS_CONSTANT / GRAVITY, -_AMPLITUDES * _TILTS)
 _LIFT = 0.0012 * np.sin(math.pi * (_S + 0.05) / 2.4) * np.sqrt(_AMPLITUDES)
 
 # latitude, longitude, half widths (degrees of arc), height (m)
@@ -311,11 +312,8 @@ class Atmosphere:
         angle = _TILTS * _S - _FREQUENCIES * seconds
         cos, sin = np.cos(angle), np.sin(angle)
         # cos(base + angle) = cos(base) cos(angle) - sin(base) sin(angle): weights of the two halves of the basis.
-        height = _AMPLITUDES * _VERTICAL
-        by_s_cos = _AMPLITUDES * _VERTICAL_SLOPE
-        by_s_sin = _VERTICAL * np.where(_MESOSCALE, _MESOSCALE_WARMTH, -_AMPLITUDES * _TILTS)
-        weights = np.concatenate([height * cos, -height * sin], axis=1)
-        by_s = np.concatenate([by_s_cos * cos + by_s_sin * sin, by_s_sin * cos - by_s_cos * sin], axis=1)
+        weights = np.concatenate([_HEIGHT * cos, -_HEIGHT * sin], axis=1)
+        by_s = np.concatenate([_BY_S_COS * cos + _BY_S_SIN * sin, _BY_S_SIN * cos - _BY_S_COS * sin], axis=1)
         ahead = np.concatenate([-_LIFT * sin, -_LIFT * cos], axis=1)
 
         shape_of_mean = np.cos(self._phi) ** 2 - 2 / 3
