@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def _moved(arguments: dict[str, Any], lam: Path | None, globe: Path | None) -> d
 
 def _check_paths(arguments: Mapping[str, Any]) -> None:
     for index, part in enumerate(_parts(arguments)):
-        path = part.get("dataset")
+        path = part.get("dataset", "")
         local = isinstance(path, str) and "://" not in path and (os.sep in path or path.endswith(".zarr"))
         if local and not Path(path).exists():
             option = "--global" if index else "--lam"
@@ -149,7 +149,7 @@ def _check_dates(
     run: Run, data: Any, dates: Sequence[np.datetime64], lead_h: int, step_h: int
 ) -> tuple[np.datetime64, ...]:
     """Return the valid times that the data lack; raise if a forecast cannot start or continue without them."""
-    available = {date.item() for date in dates_of(data)}
+    available = {date.astype(datetime) for date in dates_of(data)}
     extent = "the data are empty"
     if available:
         first, last = (f"{date:%Y-%m-%dT%H}" for date in (min(available), max(available)))
@@ -160,14 +160,14 @@ def _check_dates(
     forcings = _forcings_of_each_step(run)
     unverified: set[np.datetime64] = set()
     for date in dates:
-        if date.item() not in available:
+        if date.astype(datetime) not in available:
             raise HouseError(f"--dates: {date} is not in the data; {extent}.")
-        if lacking := [each for each in date - back if each.item() not in available]:
+        if lacking := [each for each in date - back if each.astype(datetime) not in available]:
             raise HouseError(
                 f"--dates: {date} cannot be an initial date: the model starts from {len(back)} states, and "
                 f"{', '.join(map(str, lacking))} is not in the data; {extent}."
             )
-        lacking = [each for each in date + ahead if each.item() not in available]
+        lacking = [each for each in date + ahead if each.astype(datetime) not in available]
         if forcings and lacking and lacking[0] < date + ahead[-1]:
             raise HouseError(
                 f"--lead-time: {lead_h}h from {date} needs {', '.join(forcings)} of {lacking[0]}, which the data lack; "
