@@ -17,14 +17,10 @@ import yaml
 from anemoi_house.errors import HouseError
 from anemoi_house.files import write_whole
 from anemoi_house.forecast.read import SIDECAR, About
-from anemoi_house.runs.trained import Run
 from anemoi_house.words import counted
 
-VALUE_BYTES = 4
-"""Size of a value in the stock NetCDF output."""
-
-_SAME = ("description", "date", "input", "initial_state_categories")
-"""Keys on which two configs agree if their forecasts do, up to lead time and variables."""
+_SAME = ("description", "date", "lead_time", "input", "initial_state_categories")
+"""Keys on which two configs agree if their forecasts do, up to the variables."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +29,6 @@ class Plan:
 
     Attributes
     ----------
-    run : Run
-        Run whose model is used.
     about : About
         What the forecasts have in common.
     dates : tuple of datetime64[h]
@@ -53,7 +47,6 @@ class Plan:
         Valid times that the data lack.
     """
 
-    run: Run
     about: About
     dates: tuple[np.datetime64, ...]
     lead_h: int
@@ -115,22 +108,20 @@ class Plan:
 
     def is_done(self, date: np.datetime64) -> bool:
         """Return whether a forecast of the same checkpoint and data exists that has all that is requested."""
-        try:
-            written = yaml.safe_load(self.config_file(date).read_text())
-        except (OSError, ValueError, yaml.YAMLError):
+        if not self.file(date).exists():
             return False
-        requested = self.config(date)
-        if not isinstance(written, dict) or any(written.get(key) != requested[key] for key in _SAME):
-            return False
-        from netCDF4 import Dataset
+        from netCDF4 import Dataset  # of an extra that writing the first configs does without
 
         try:
+            written = dict(yaml.safe_load(self.config_file(date).read_text()))
             with Dataset(self.file(date)) as file:
                 leads, names = file.dimensions["time"].size, file.variables.keys()
-        except (OSError, KeyError):
+        except (OSError, TypeError, ValueError, KeyError, yaml.YAMLError):
             return False
-        is_whole = written.get("lead_time") == f"{(leads - 1) * self.about.timestep_h}h"
-        return is_whole and leads >= self.leads and set(self.variables) <= names
+        # As many lead times as its own config says: the file is whole.
+        expected = self.config(date) | {"lead_time": f"{(leads - 1) * self.about.timestep_h}h"}
+        same = all(written.get(key) == expected[key] for key in _SAME)
+        return same and leads >= self.leads and set(self.variables) <= names
 
     def check_folder(self, nodes: int) -> None:
         """Check that the directory is writable and has room for fields of this many nodes.
@@ -141,7 +132,7 @@ class Plan:
             If not.
         """
         todo = [date for date in self.dates if not self.is_done(date)]
-        needed = len(todo) * self.leads * len(self.variables) * nodes * VALUE_BYTES
+        needed = len(todo) * self.leads * len(self.variables) * nodes * 4  # bytes of a value in the stock output
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -164,9 +155,9 @@ class Plan:
         path = self.folder / SIDECAR
         if path.exists():
             found = About.read(self.folder)
-            if (found.run_id, found.checkpoint_uuid) != (self.about.run_id, self.about.checkpoint_uuid):
-                other_run = found.run_id != self.about.run_id
-                whose = f"run {found.run_id}" if other_run else f"another checkpoint of the run, at step {found.step}"
+            same_run = found.run_id == self.about.run_id
+            if not same_run or found.checkpoint_uuid != self.about.checkpoint_uuid:
+                whose = f"another checkpoint of the run, at step {found.step}" if same_run else f"run {found.run_id}"
                 raise HouseError(
                     f"{self.folder}: holds forecasts of {whose}. Move it, or choose another directory: -o DIR."
                 )

@@ -162,8 +162,7 @@ class Forecast:
         """
         if self.about.lam_nodes is None:
             raise HouseError(f"{self.path}: run {self.about.name} has no LAM: its dataset is not a cutout.")
-        with _opened(self.path) as file:
-            return np.arange(file.dimensions["values"].size) < self.about.lam_nodes
+        return np.arange(self.latitudes.size) < self.about.lam_nodes
 
     def values(self, variable: str) -> Floats:
         """Read the fields of a variable from disk.
@@ -203,6 +202,11 @@ class Verification:
     variables : sequence of str
         Variables to verify.
 
+    Attributes
+    ----------
+    missing : tuple of datetime64
+        Valid times that the data lack, in order.
+
     Raises
     ------
     HouseError
@@ -211,11 +215,12 @@ class Verification:
 
     def __init__(self, forecasts: Sequence[Forecast], variables: Sequence[str]) -> None:
         self._variables = list(variables)
-        self._kept: dict[np.datetime64, Floats | None] = {}
-        self._valid = sorted({date for forecast in forecasts for date in forecast.valid_dates})
+        self._kept: dict[np.datetime64, Floats] = {}
         whose = f"the data of run {forecasts[0].about.name}"
         self._data = data = open_data(forecasts[0].about.dataset, whose)
         self._rows = dates_of(data)
+        valid = {date for forecast in forecasts for date in forecast.valid_dates}
+        self.missing = tuple(sorted(valid - self._rows.keys()))
         if lacking := [name for name in variables if name not in data.name_to_index]:
             raise HouseError(f"{whose} lack {', '.join(lacking)}. Choose other --variables to verify.")
         ours = forecasts[0].latitudes, forecasts[0].longitudes
@@ -224,11 +229,6 @@ class Verification:
                 f"{whose} are not on the grid of {forecasts[0].path}: {difference}. Verify with the data that the "
                 "forecasts were made from."
             )
-
-    @property
-    def missing(self) -> tuple[np.datetime64, ...]:
-        """Valid times that the data lack, in order."""
-        return tuple(date for date in self._valid if date not in self._rows)
 
     def values(self, forecast: Forecast, variable: str) -> Floats:
         """Return the analyses at the valid times of a forecast.
@@ -239,15 +239,13 @@ class Verification:
             NaN where the data lack a valid time, see `missing`.
         """
         column = self._variables.index(variable)
-        nodes = self._data.shape[-1]
-        rows = (self._at(date) for date in forecast.valid_dates)
-        return np.stack([np.full(nodes, np.nan, np.float32) if row is None else row[column] for row in rows])
+        absent = np.full(self._data.shape[-1], np.nan, np.float32)
+        return np.stack([self._at(date)[column] if date in self._rows else absent for date in forecast.valid_dates])
 
-    def _at(self, date: np.datetime64) -> Floats | None:
+    def _at(self, date: np.datetime64) -> Floats:
         if date not in self._kept:
-            row = self._rows.get(date)
             columns = [self._data.name_to_index[name] for name in self._variables]
-            self._kept[date] = None if row is None else np.asarray(self._data[row][columns, 0], dtype=np.float32)
+            self._kept[date] = np.asarray(self._data[self._rows[date]][columns, 0], dtype=np.float32)
         return self._kept[date]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from anemoi_house.forecast.read import FOLDER, About, dates_of, grid_difference,
 from anemoi_house.runs.trained import Run
 from anemoi_house.shipped import config_folder
 from anemoi_house.upstream import keys
-
-ALL = "all"
 
 PLOTTED = "diagnostics/plot/house_nested.yaml"
 """Config with the variables that are written for a run without plots."""
@@ -76,7 +74,7 @@ def plan(
     unverified = _check_dates(run, data, dates, lead_h, step_h)
     folder = (output or run.root / FOLDER / run.run_id).absolute()
     about = _about(run, data, arguments, step_h)
-    planned = Plan(run, about, tuple(dates), lead_h, chosen, everything, folder, device, unverified)
+    planned = Plan(about, tuple(dates), lead_h, chosen, everything, folder, device, unverified)
     planned.check_folder(data.shape[-1])
     return planned
 
@@ -84,7 +82,7 @@ def plan(
 def _variables(run: Run, asked: Sequence[str]) -> tuple[tuple[str, ...], bool]:
     """Return the variables to write, and whether they are all that the model predicts."""
     predicted = list(run.inference["data_indices"]["output"])
-    if list(asked) == [ALL]:
+    if list(asked) == ["all"]:
         return tuple(predicted), True
     if unknown := [name for name in asked if name not in predicted]:
         near = difflib.get_close_matches(unknown[0], predicted, 1)
@@ -107,10 +105,11 @@ def _dataset_of(run: Run) -> dict[str, Any]:
     return next(found for stage in (keys.TEST, keys.VALIDATION, keys.TRAINING) if (found := run.dataset_of(stage)))
 
 
-def _parts(arguments: Mapping[str, Any]) -> list[Any]:
-    """Return the parts of the cutout, the LAM first; none if the dataset is not a cutout."""
+def _parts(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the options of the parts of the cutout, the LAM first; none if the dataset is not a cutout."""
     dataset = arguments["dataset"]
-    return dataset["cutout"] if isinstance(dataset, dict) and "cutout" in dataset else []
+    cutout = dataset.get("cutout", []) if isinstance(dataset, dict) else []
+    return [part if isinstance(part, dict) else {"dataset": part} for part in cutout]
 
 
 def _moved(arguments: dict[str, Any], lam: Path | None, globe: Path | None) -> dict[str, Any]:
@@ -121,14 +120,14 @@ def _moved(arguments: dict[str, Any], lam: Path | None, globe: Path | None) -> d
             continue
         if not parts:
             raise HouseError(f"{option}: the run's dataset is not a cutout of a limited-area and a global one.")
-        known = parts[index] if isinstance(parts[index], dict) else {}
-        parts[index] = known | {"dataset": str(path.absolute() if path.exists() else path)}
+        moved = {"dataset": str(path.absolute() if path.exists() else path)}
+        arguments["dataset"]["cutout"][index] = parts[index] | moved
     return arguments
 
 
 def _check_paths(arguments: Mapping[str, Any]) -> None:
     for index, part in enumerate(_parts(arguments)):
-        path = part["dataset"] if isinstance(part, dict) else part
+        path = part.get("dataset", "")
         local = isinstance(path, str) and "://" not in path and (os.sep in path or path.endswith(".zarr"))
         if local and not Path(path).exists():
             option = "--global" if index else "--lam"
@@ -150,37 +149,31 @@ def _check_dates(
     run: Run, data: Any, dates: Sequence[np.datetime64], lead_h: int, step_h: int
 ) -> tuple[np.datetime64, ...]:
     """Return the valid times that the data lack; raise if a forecast cannot start or continue without them."""
-    available = dates_of(data)
-
-    def in_data(date: np.datetime64) -> bool:
-        return date.astype("datetime64[s]") in available  # NumPy 1 hashes other units differently
-
+    available = {date.astype(datetime) for date in dates_of(data)}
     extent = "the data are empty"
     if available:
-        extent = f"the data have {len(available):,} dates from {min(available):.13} to {max(available):.13}"
+        first, last = (f"{date:%Y-%m-%dT%H}" for date in (min(available), max(available)))
+        extent = f"the data have {len(available):,} dates from {first} to {last}"
     indices = run.inference["timesteps"]["input_relative_date_indices"]
-    back_h = [(max(indices) - index) * step_h for index in indices]
+    back = (max(indices) - np.array(indices)) * np.timedelta64(step_h, "h")
+    ahead = np.arange(step_h, lead_h + 1, step_h) * np.timedelta64(1, "h")
     forcings = _forcings_of_each_step(run)
-    unverified = set()
+    unverified: set[np.datetime64] = set()
     for date in dates:
-        if not in_data(date):
+        if date.astype(datetime) not in available:
             raise HouseError(f"--dates: {date} is not in the data; {extent}.")
-        needed = [date - np.timedelta64(hours, "h") for hours in back_h]
-        if lacking := [each for each in needed if not in_data(each)]:
+        if lacking := [each for each in date - back if each.astype(datetime) not in available]:
             raise HouseError(
-                f"--dates: {date} cannot be an initial date: the model starts from {len(back_h)} states, and "
+                f"--dates: {date} cannot be an initial date: the model starts from {len(back)} states, and "
                 f"{', '.join(map(str, lacking))} is not in the data; {extent}."
             )
-        for hours in range(step_h, lead_h + 1, step_h):
-            valid = date + np.timedelta64(hours, "h")
-            if in_data(valid):
-                continue
-            if forcings and hours < lead_h:
-                raise HouseError(
-                    f"--lead-time: {lead_h}h from {date} needs {', '.join(forcings)} of {valid}, which the data lack; "
-                    f"{extent}. Give {hours}h or less."
-                )
-            unverified.add(valid)
+        lacking = [each for each in date + ahead if each.astype(datetime) not in available]
+        if forcings and lacking and lacking[0] < date + ahead[-1]:
+            raise HouseError(
+                f"--lead-time: {lead_h}h from {date} needs {', '.join(forcings)} of {lacking[0]}, which the data lack; "
+                f"{extent}. Give {(lacking[0] - date).astype(int)}h or less."
+            )
+        unverified.update(lacking)
     return tuple(sorted(unverified))
 
 
@@ -196,8 +189,7 @@ def _about(run: Run, data: Any, arguments: dict[str, Any], step_h: int) -> About
     parts = _parts(arguments)
     lam_nodes = int(np.asarray(data.grids)[0]) if parts else None
     shape = tuple(map(int, data.field_shape)) if parts else ()
-    first = parts[0] if parts and isinstance(parts[0], dict) else {}
-    trim = first.get("trim_edge")
+    trim = parts[0].get("trim_edge") if parts else None
     known = run.dataset_metadata.get("variables_metadata") or {}
     predicted = run.inference["data_indices"]["output"]
     return About(

@@ -39,21 +39,19 @@ def run(plan: Plan) -> list[Path]:
     plan.write_about()
     todo = [date for date in plan.dates if not plan.is_done(date)]
     total = len(plan.dates)
-    finished = total - len(todo)
-    if finished:
-        _print(f"{plan.folder}: {finished} of {total} forecasts exist and are kept")
+    if kept := total - len(todo):
+        _print(f"{plan.folder}: {kept} of {total} forecasts exist and are kept")
     try:
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=plan.folder) as folder, warnings.catch_warnings():
             # From torch with each step, on single precision on a CPU.
             warnings.filterwarnings("ignore", message="In CPU autocast")
             runner = None
-            for date in todo:
+            for finished, date in enumerate(todo, kept + 1):
                 started = time.monotonic()
                 file = Path(folder, plan.file(date).name)
                 runner = _execute(runner, plan, date, file)
                 os.replace(file, plan.file(date))
                 plan.write_config(date)
-                finished += 1
                 spent_s = time.monotonic() - started
                 _print(f"{date}: {plan.lead_h} h ahead, in {spent_s:.0f} s ({finished} of {total})")
     except KeyboardInterrupt:

@@ -15,7 +15,6 @@ from anemoi_house.errors import HouseError
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed
 
-NO_ACCOUNT = "none"
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
 _GPUS = re.compile(r"(?:[\w.-]+:)?(?P<number>[1-9]\d*)")
 _NAME = re.compile(r"[\w.,/+-]+")
@@ -192,7 +191,7 @@ def _directives(job: Job) -> str:
         "gpus-per-node": job.gpus_per_node,
         "cpus-per-task": job.cpus_per_task,
         "time": job.time,
-        "account": None if job.account == NO_ACCOUNT else job.account,
+        "account": None if job.account == "none" else job.account,
         "partition": job.partition,
         "signal": f"B:USR1@{job.signal_before}",
         "output": "%x-%j.log",

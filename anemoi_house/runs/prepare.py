@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 
 from anemoi_house.errors import HouseError
 from anemoi_house.runs.resume import RUN_FOLDERS
-from anemoi_house.runs.start import spools_of
-from anemoi_house.tracking.identity import local_run_id
+from anemoi_house.runs.start import record_folder
 from anemoi_house.tracking.spool import Spool
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.checkpoints import checkpoints_in
@@ -83,8 +82,8 @@ def _wait_for_other_writer(config: DictConfig) -> None:
     """Wait until the ranks of an earlier attempt, on a node that was lost, have ended."""
     if not keys.continues_run(config):
         return
-    run_id, spools = keys.get(config, keys.RUN_ID), spools_of(config)
-    spool = Spool(spools / local_run_id(spools, run_id))
+    run_id = keys.get(config, keys.RUN_ID)
+    spool = Spool(record_folder(config, run_id))
     if not spool.is_locked():
         return
     print(f"run {run_id} is still being written; waiting up to {WAIT_S} s for it to end", flush=True)
@@ -100,9 +99,9 @@ def _wait_for_other_writer(config: DictConfig) -> None:
 
 def _prepare_graph(config: DictConfig) -> Path | None:
     """Build the graph of a validated config unless its file fits, and print its size."""
-    if not keys.get(config, keys.GRAPH):
+    if not (name := keys.get(config, keys.GRAPH)):
         return None
-    path = Path(keys.get(config, keys.GRAPH))
+    path = Path(name)
     if path.exists() and not keys.get(config, keys.OVERWRITE):
         graph = load_graph_from_file(path)  # without the trainer, whose import would cost every attempt seconds
     else:

@@ -80,8 +80,7 @@ def resume(folder: Path) -> Resume | None:
     HouseError
         If `folder` holds several runs, or every checkpoint is damaged.
     """
-    run = _run_folder(folder)
-    if run is None:
+    if not (run := _run_folder(folder)):
         return None
     passed_over = []
     last = run / LAST
@@ -91,10 +90,8 @@ def resume(folder: Path) -> Resume | None:
         if fault := fault_of(checkpoint.path):
             passed_over.append(f"{checkpoint.path}: {fault}")
             continue
-        further = (other for other in checkpoints_in(run) if other.step > checkpoint.step)
-        later = [other.step for other in further if not fault_of(other.path)]
-        again = max(later, default=checkpoint.step) - checkpoint.step
-        return Resume(run.name, checkpoint, again, tuple(passed_over))
+        furthest = next(other for other in checkpoints_in(run) if not fault_of(other.path))
+        return Resume(run.name, checkpoint, furthest.step - checkpoint.step, tuple(passed_over))
     if not passed_over:
         return None
     raise HouseError(
@@ -112,7 +109,7 @@ def _run_folder(folder: Path) -> Path | None:
         return folder
     runs = sorted(path for path in folder.glob(RUN_FOLDERS) if path.is_dir() and _has_checkpoints(path))
     if len(runs) > 1:
-        choices = " or ".join(str(path) for path in runs[-3:])
+        choices = " or ".join(map(str, runs[-3:]))
         raise HouseError(f"{folder}: holds {len(runs)} runs. Give the folder of the one to continue: {choices}")
     return runs[0] if runs else None
 

@@ -53,14 +53,14 @@ def source_of(config: DictConfig) -> Source | None:
         return Source(keys.WARM_START, warm_start, Path(warm_start))
     for key in (keys.FORK_RUN_ID, keys.RUN_ID):
         if run := keys.get(config, key):
-            folder = keys.checkpoints_folder(config) / local_run_id(spools_of(config), run)
-            return Source(key, run, folder / LAST)
+            return Source(key, run, keys.checkpoints_folder(config) / record_folder(config, run).name / LAST)
     return None
 
 
-def spools_of(config: DictConfig) -> Path:
-    """Return the folder for the records of all runs in a config's outputs; it may not exist."""
-    return keys.mlflow_folder(config) / FOLDER
+def record_folder(config: DictConfig, run_id: str) -> Path:
+    """Return the folder for the record of a run in a config's outputs, named by its local id; it may not exist."""
+    spools = keys.mlflow_folder(config) / FOLDER
+    return spools / local_run_id(spools, run_id)
 
 
 def checked_start(config: DictConfig) -> str:
@@ -122,8 +122,10 @@ def check_file(source: Source) -> None:
     else:
         outputs = path.parent.parent
         runs = sorted(each.parent.name for each in outputs.glob(f"*/{LAST}"))
-        found = f"{outputs} has {', '.join(runs[-3:])}" if runs else f"{outputs} has no run with one"
-        way_out = f"{found}; set HOUSE_OUTPUT for other outputs. Leave out {source.key} to start a new run"
+        way_out = (
+            f"{outputs} has {', '.join(runs[-3:]) or 'no run with one'}; set HOUSE_OUTPUT for other outputs. Leave out "
+            f"{source.key} to start a new run"
+        )
     raise HouseError(f"{source}: {path}: {fault}. {way_out}.")
 
 
@@ -151,16 +153,17 @@ def _check_schedule(config: DictConfig, before: Any, source: Source, new_run: st
     now = keys.plain(config, keys.SCHEDULE)
     if not isinstance(before, Mapping) or not isinstance(now, Mapping):
         return
-    for key in sorted(before.keys() & now.keys(), key=lambda key: (key != "t_initial", key)):
-        old, new = before[key], now[key]
-        if old == new:
-            continue
-        effect = "which would stay in force"
-        if key == "t_initial" and new > old:
-            effect = f"so from step {old} the rate would stay at its minimum, {before.get('lr_min', 0)}"
-        by_steps = new == keys.get(config, keys.MAX_STEPS)
-        setting = f"{keys.MAX_STEPS}={new}" if by_steps else f"{keys.SCHEDULE}.{key}={new}"
-        raise HouseError(
-            f"{setting}: {source} restores its own learning-rate schedule with {key}={old}, {effect}. To accept that, "
-            f"set {keys.SCHEDULE}.{key}={old}. For a new schedule, {new_run}."
-        )
+    changed = [key for key in before.keys() & now.keys() if before[key] != now[key]]
+    if not changed:
+        return
+    key = "t_initial" if "t_initial" in changed else min(changed)
+    old, new = before[key], now[key]
+    effect = "which would stay in force"
+    if key == "t_initial" and new > old:
+        effect = f"so from step {old} the rate would stay at its minimum, {before.get('lr_min', 0)}"
+    by_steps = new == keys.get(config, keys.MAX_STEPS)
+    setting = f"{keys.MAX_STEPS}={new}" if by_steps else f"{keys.SCHEDULE}.{key}={new}"
+    raise HouseError(
+        f"{setting}: {source} restores its own learning-rate schedule with {key}={old}, {effect}. To accept that, "
+        f"set {keys.SCHEDULE}.{key}={old}. For a new schedule, {new_run}."
+    )

@@ -51,15 +51,12 @@ EPOCH = datetime(2020, 1, 1)
 """Time zero of the waves, UTC."""
 
 LEVELS_HPA = (100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
-LEVEL_PARAMETERS = ("gh", "u", "v", "w", "t", "q")
-SURFACE_VARIABLES = ("sp", "u10", "v10", "t2m", "t_surface", "sh2", "u80", "v80", "accum_tp", "lsm", "orog")
-
-UNITS = {
-    **{"gh": "m", "u": "m s**-1", "v": "m s**-1", "w": "m s**-1", "t": "K", "q": "kg kg**-1"},
-    **{"sp": "Pa", "u10": "m s**-1", "v10": "m s**-1", "t2m": "K", "t_surface": "K", "sh2": "kg kg**-1"},
-    **{"u80": "m s**-1", "v80": "m s**-1", "accum_tp": "kg m**-2", "lsm": "(0 - 1)", "orog": "m"},
-}
-"""Units of the parameters of `LEVEL_PARAMETERS` and of `SURFACE_VARIABLES`."""
+LEVEL_UNITS = {"gh": "m", "u": "m s**-1", "v": "m s**-1", "w": "m s**-1", "t": "K", "q": "kg kg**-1"}
+SURFACE_UNITS = {
+    "sp": "Pa", "u10": "m s**-1", "v10": "m s**-1", "t2m": "K", "t_surface": "K", "sh2": "kg kg**-1",
+    "u80": "m s**-1", "v80": "m s**-1", "accum_tp": "kg m**-2", "lsm": "(0 - 1)", "orog": "m",
+}  # fmt: skip
+"""Units of the parameters on each level, and of the surface variables."""
 
 RADIUS_M = 6371229.0
 GRAVITY = 9.80665
@@ -138,14 +135,26 @@ WAVES = (
 
 # Phases spread evenly by the golden ratio: reproducible without a random generator, whose stream may change.
 _PHASES = 2 * math.pi * ((np.arange(len(WAVES)) + 1) * _GOLDEN % 1)
+_ZONAL, _MERIDIONAL = np.array([(wave.zonal, wave.meridional) for wave in WAVES]).T[:, :, None]
 _MESOSCALE = np.array([wave.mesoscale for wave in WAVES])
 _AMPLITUDES = np.array([wave.amplitude for wave in WAVES])
 _FREQUENCIES = np.array([wave.frequency for wave in WAVES])
 _TILTS = np.where(_MESOSCALE, 0.0, 0.7)
-# Metres per unit of s: 0.45 K for each mesoscale wave at 1000 hPa.
-_MESOSCALE_WARMTH = 0.45 * GAS_CONSTANT / GRAVITY
 
-_S = np.log(1000.0 / np.array(LEVELS_HPA))
+# By level, a column. Height Z (m) of the mean atmosphere, its hydrostatic temperature (K), and the height difference D
+# (m) between equator and pole with its derivative by s.
+_S = np.log(1000.0 / np.array(LEVELS_HPA))[:, None]
+_MEAN_HEIGHT = 110.0 + GAS_CONSTANT / GRAVITY * (286.0 * _S - 27.8 * _S**2 + 3.145 * _S**3)
+_MEAN_TEMPERATURE = 286.0 - 55.6 * _S + 9.435 * _S**2
+_CONTRAST, _CONTRAST_SLOPE = 100.0 + 1050.0 * _S - 250.0 * _S**2, 1050.0 - 500.0 * _S
+_MOISTURE = 0.55 * np.exp(-0.5 * _S)
+# By level and wave. Amplitude V and height (m); derivatives of the height by s, in phase and a quarter of a wavelength
+# ahead, of the mesoscale waves 0.45 K at 1000 hPa; vertical velocity (m/s), none at the ground and little on top.
+_VERTICAL = np.where(_MESOSCALE, np.exp(-_S), 0.45 + 1.1 * _S - 0.4 * _S**2)
+_HEIGHT = _AMPLITUDES * _VERTICAL
+_BY_S_COS = _AMPLITUDES * np.where(_MESOSCALE, -np.exp(-_S), 1.1 - 0.8 * _S)
+_BY_S_SIN = _VERTICAL * np.where(_MESOSCALE, 0.45 * GAS_CONSTANT / GRAVITY, -_AMPLITUDES * _TILTS)
+_LIFT = 0.0012 * np.sin(math.pi * (_S + 0.05) / 2.4) * np.sqrt(_AMPLITUDES)
 
 # latitude, longitude, half widths (degrees of arc), height (m)
 _MOUNTAINS = (
@@ -174,7 +183,7 @@ _CONTINENTS = (
 
 def variable_names() -> list[str]:
     """Return the names of the 83 variables: pressure levels such as `gh_500`, then the surface."""
-    return [f"{name}_{level}" for name in LEVEL_PARAMETERS for level in LEVELS_HPA] + list(SURFACE_VARIABLES)
+    return [f"{name}_{level}" for name in LEVEL_UNITS for level in LEVELS_HPA] + list(SURFACE_UNITS)
 
 
 def saturation(temperature: ArrayLike, pressure_pa: ArrayLike) -> Floats:
@@ -182,12 +191,6 @@ def saturation(temperature: ArrayLike, pressure_pa: ArrayLike) -> Floats:
     celsius = np.asarray(temperature, dtype=np.float64) - 273.15
     vapour_pa = 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
     return 0.622 * vapour_pa / np.maximum(np.asarray(pressure_pa, dtype=np.float64) - 0.378 * vapour_pa, vapour_pa)
-
-
-def inverse_coriolis(latitudes: ArrayLike) -> Floats:
-    """Return F = f / (f^2 + f0^2) in seconds: 1/f away from the equator, zero on it."""
-    f = 2 * ROTATION * np.sin(np.deg2rad(np.asarray(latitudes, dtype=np.float64)))
-    return f / (f**2 + F0**2)
 
 
 def window(latitudes: ArrayLike, longitudes: ArrayLike) -> Floats:
@@ -228,23 +231,9 @@ def _global_envelope(phi: Floats) -> tuple[Floats, Floats, Floats]:
     return cos2 * (1 + 6 * sin2) / 2, np.zeros_like(phi), np.sin(2 * phi) * (6 * cos2 - 6 * sin2 - 1) / 2
 
 
-def _mean_profile(s: Floats) -> tuple[Floats, Floats]:
-    """Return height Z (m) of the mean atmosphere and its hydrostatic temperature (K)."""
-    temperature = 286.0 - 55.6 * s + 9.435 * s**2
-    return 110.0 + GAS_CONSTANT / GRAVITY * (286.0 * s - 27.8 * s**2 + 3.145 * s**3), temperature
-
-
-def _contrast(s: Floats) -> tuple[Floats, Floats]:
-    """Return the height difference D (m) between equator and pole, and its derivative by s."""
-    return 100.0 + 1050.0 * s - 250.0 * s**2, 1050.0 - 500.0 * s
-
-
-def _vertical(s: Floats) -> tuple[Floats, Floats]:
-    """Return amplitude V of each wave on each level and its derivative by s, each of shape (levels, waves)."""
-    s = s[:, None]
-    deep, deep_slope = 0.45 + 1.1 * s - 0.4 * s**2, 1.1 - 0.8 * s
-    shallow = np.exp(-s)
-    return np.where(_MESOSCALE, shallow, deep), np.where(_MESOSCALE, -shallow, deep_slope)
+def _lifted(w: Floats) -> Floats:
+    """Return the factor by which air that rises at `w` (m/s) is more humid."""
+    return 1 + 0.6 * np.tanh(w / 0.03)
 
 
 class Atmosphere:
@@ -263,7 +252,9 @@ class Atmosphere:
         self._latitudes = np.asarray(latitudes, dtype=np.float64).ravel()
         self._longitudes = np.asarray(longitudes, dtype=np.float64).ravel()
         self._phi, self._lam = _radians(self._latitudes, self._longitudes)
-        self._coriolis = inverse_coriolis(self._latitudes)
+        # 1/f away from the equator, and 0 on it.
+        f = 2 * ROTATION * np.sin(np.deg2rad(self._latitudes))
+        self._coriolis = f / (f**2 + F0**2)
         self._value, self._east, self._north = self._basis()
         self._land = self._land_sea_mask()
         self._orography = self._mountains()
@@ -275,18 +266,15 @@ class Atmosphere:
         """
         # cos(latitude) is 0 at a pole, where every envelope vanishes faster.
         parallel_m = RADIUS_M * np.maximum(np.cos(self._phi), 1e-9)
-        envelopes = {False: _global_envelope(self._phi), True: _window(self._phi, self._lam)}
-        size = (2, len(WAVES), len(self._phi))
-        value, east, north = np.empty(size), np.empty(size), np.empty(size)
-        for index, wave in enumerate(WAVES):
-            envelope, by_lam, by_phi = envelopes[wave.mesoscale]
-            phase = wave.zonal * self._lam + wave.meridional * self._phi + _PHASES[index]
-            cos, sin = np.cos(phase), np.sin(phase)
-            for row, (harmonic, slope) in enumerate(((cos, -sin), (sin, cos))):
-                value[row, index] = envelope * harmonic
-                east[row, index] = (by_lam * harmonic + envelope * wave.zonal * slope) / parallel_m
-                north[row, index] = (by_phi * harmonic + envelope * wave.meridional * slope) / RADIUS_M
-        flat = (2 * len(WAVES), len(self._phi))
+        envelopes = zip(_window(self._phi, self._lam), _global_envelope(self._phi))
+        envelope, by_lam, by_phi = (np.where(_MESOSCALE[:, None], inside, globe) for inside, globe in envelopes)
+        phase = _ZONAL * self._lam + _MERIDIONAL * self._phi + _PHASES[:, None]
+        cos, sin = np.cos(phase), np.sin(phase)
+        harmonic, slope = np.stack([cos, sin]), np.stack([-sin, cos])
+        value = envelope * harmonic
+        east = (by_lam * harmonic + envelope * _ZONAL * slope) / parallel_m
+        north = (by_phi * harmonic + envelope * _MERIDIONAL * slope) / RADIUS_M
+        flat = (2 * len(WAVES), -1)
         return value.reshape(flat), east.reshape(flat), north.reshape(flat)
 
     def _mountains(self) -> Floats:
@@ -321,40 +309,27 @@ class Atmosphere:
             By the names of `variable_names`, in that order; each array has the shape of the points.
         """
         seconds = (valid_time - EPOCH).total_seconds()
-        vertical, slope = _vertical(_S)
-        angle = _TILTS * _S[:, None] - _FREQUENCIES * seconds
+        angle = _TILTS * _S - _FREQUENCIES * seconds
         cos, sin = np.cos(angle), np.sin(angle)
         # cos(base + angle) = cos(base) cos(angle) - sin(base) sin(angle): weights of the two halves of the basis.
-        height = _AMPLITUDES * vertical
-        by_s_cos = _AMPLITUDES * slope
-        by_s_sin = vertical * np.where(_MESOSCALE, _MESOSCALE_WARMTH, -_AMPLITUDES * _TILTS)
-        weights = np.concatenate([height * cos, -height * sin], axis=1)
-        by_s = np.concatenate([by_s_cos * cos + by_s_sin * sin, by_s_sin * cos - by_s_cos * sin], axis=1)
-        lift = _lift(_S)[:, None] * np.sqrt(_AMPLITUDES)
-        ahead = np.concatenate([-lift * sin, -lift * cos], axis=1)
+        weights = np.concatenate([_HEIGHT * cos, -_HEIGHT * sin], axis=1)
+        by_s = np.concatenate([_BY_S_COS * cos + _BY_S_SIN * sin, _BY_S_SIN * cos - _BY_S_COS * sin], axis=1)
+        ahead = np.concatenate([-_LIFT * sin, -_LIFT * cos], axis=1)
 
         shape_of_mean = np.cos(self._phi) ** 2 - 2 / 3
-        mean, mean_temperature = _mean_profile(_S)
-        contrast, contrast_slope = _contrast(_S)
         mean_north = -np.sin(2 * self._phi) / RADIUS_M
 
-        gh = weights @ self._value + contrast[:, None] * shape_of_mean + mean[:, None]
-        u = -GRAVITY * self._coriolis * (weights @ self._north + contrast[:, None] * mean_north)
+        gh = weights @ self._value + _CONTRAST * shape_of_mean + _MEAN_HEIGHT
+        u = -GRAVITY * self._coriolis * (weights @ self._north + _CONTRAST * mean_north)
         v = GRAVITY * self._coriolis * (weights @ self._east)
-        t = by_s @ self._value + contrast_slope[:, None] * shape_of_mean
-        t = t * (GRAVITY / GAS_CONSTANT) + mean_temperature[:, None]
+        t = by_s @ self._value + _CONTRAST_SLOPE * shape_of_mean
+        t = t * (GRAVITY / GAS_CONSTANT) + _MEAN_TEMPERATURE
         w = ahead @ self._value
-        q = self._humidity(w, t)
+        q = _MOISTURE * _lifted(w) * saturation(t, 100.0 * np.array(LEVELS_HPA)[:, None])
 
-        levels = {"gh": gh, "u": u, "v": v, "w": w, "t": t, "q": q}
-        fields = {f"{name}_{p}": levels[name][k] for name in LEVEL_PARAMETERS for k, p in enumerate(LEVELS_HPA)}
+        fields = dict(zip(variable_names(), np.concatenate([gh, u, v, w, t, q])))  # the surface's names come last
         fields |= self._surface(fields, valid_time)
         return {name: fields[name].reshape(self.shape) for name in variable_names()}
-
-    def _humidity(self, w: Floats, t: Floats) -> Floats:
-        moist = 0.55 * np.exp(-0.5 * _S)[:, None]
-        pressure = 100.0 * np.array(LEVELS_HPA)[:, None]
-        return moist * (1 + 0.6 * np.tanh(w / 0.03)) * saturation(t, pressure)
 
     def _surface(self, fields: dict[str, Floats], valid_time: datetime) -> dict[str, Floats]:
         land, orog = self._land, self._orography
@@ -365,7 +340,7 @@ class Atmosphere:
         t2m = lowest + 4.0 * daily
         layer_mean = (fields["t_1000"] + lowest) / 2
         sp = 1e5 * np.exp((fields["gh_1000"] - orog) * GRAVITY / (GAS_CONSTANT * layer_mean))
-        humidity = 0.55 * (1 + 0.6 * np.tanh(fields["w_925"] / 0.03)) + 0.1 * (1 - land)
+        humidity = 0.55 * _lifted(fields["w_925"]) + 0.1 * (1 - land)
         slow10, slow80 = 0.8 - 0.2 * land, 0.95 - 0.1 * land
         return {
             "sp": sp,
@@ -380,8 +355,3 @@ class Atmosphere:
             "lsm": land,
             "orog": orog,
         }
-
-
-def _lift(s: Floats) -> Floats:
-    """Return vertical velocity (m/s) per root of a wave's amplitude (m): none at the ground, little at 100 hPa."""
-    return 0.0012 * np.sin(math.pi * (s + 0.05) / 2.4)

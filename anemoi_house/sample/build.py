@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -73,20 +73,26 @@ def build_sample(directory: Path, grid: str, dates: int, *, overwrite: bool) -> 
         raise HouseError(f"--grid {grid}: unknown sample grid. Give one of {', '.join(GRIDS)}.")
     if dates < MINIMUM_DATES:
         raise HouseError(f"--dates {dates}: too few to train and validate on. Give {MINIMUM_DATES} or more.")
-    recipes = {part: recipe(grid, part, dates) for part in PARTS}
+    recipes = {}
     try:
         if directory.exists() and not directory.is_dir():
             raise HouseError(f"{directory} is a file. Give a directory for the two datasets.")
-        missing = [part for part in PARTS if overwrite or not _exists(directory / PARTS[part], recipes[part])]
-        for part in [part for part in PARTS if part not in missing]:
-            print(f"{PARTS[part]}: kept, it holds this sample already", file=sys.stderr)
-        if missing:
+        for part, name in PARTS.items():
+            wanted = recipe(grid, part, dates)
+            if overwrite or not _exists(directory / name, wanted["description"]):
+                recipes[name] = wanted
+            else:
+                print(f"{name}: kept, it holds this sample already", file=sys.stderr)
+        if recipes:
             with _staging(directory) as staging:
-                _check_space(staging, directory, grid, dates, missing)
-                _create(staging, {PARTS[part]: recipes[part] for part in missing}, dates)
-                _move(staging, directory, [PARTS[part] for part in missing])
+                _check_space(staging, directory, grid, dates, recipes)
+                _create(staging, recipes, dates)
+                _move(staging, directory, recipes)
     except OSError as failure:
-        raise HouseError(_cause(directory, failure)) from failure
+        if failure.errno == errno.ENOSPC:
+            reason = "the disk is full; nothing was kept. Free some space, or give another directory."
+            raise HouseError(f"{directory}: {reason}") from failure
+        raise HouseError(f"{directory} is not writable ({failure.strerror}). Give another directory.") from failure
     return directory / PARTS["lam"], directory / PARTS["global"]
 
 
@@ -111,18 +117,18 @@ def recipe(grid: str, part: str, dates: int) -> dict[str, Any]:
     }
 
 
-def _exists(path: Path, wanted: dict[str, Any]) -> bool:
-    """Return whether a dataset of the same arguments is at `path`; raise for anything else there."""
+def _exists(path: Path, description: str) -> bool:
+    """Return whether a dataset of this description is at `path`; raise for anything else there."""
     if not path.exists():
         return False
     try:
         found = json.loads((path / ".zattrs").read_text())["description"]
     except (OSError, ValueError, KeyError, TypeError):
         found = "not a sample"
-    if found == wanted["description"]:
+    if found == description:
         return True
     raise HouseError(
-        f"{path} already holds something else: '{found}', not '{wanted['description']}'. "
+        f"{path} already holds something else: '{found}', not '{description}'. "
         "Give --overwrite to replace it, or another directory."
     )
 
@@ -143,9 +149,9 @@ def _staging(directory: Path) -> Iterator[Path]:
                 break
 
 
-def _check_space(staging: Path, directory: Path, grid: str, dates: int, parts: list[str]) -> None:
+def _check_space(staging: Path, directory: Path, grid: str, dates: int, names: Container[str]) -> None:
     variables = len(variable_names()) + len(FORCINGS)
-    points = sum(GRIDS[grid].points(part)[0].size for part in parts)
+    points = sum(GRIDS[grid].points(part)[0].size for part, name in PARTS.items() if name in names)
     needed, free = dates * variables * points * 4, shutil.disk_usage(staging).free
     if needed > free:
         raise HouseError(
@@ -201,15 +207,9 @@ def _check_running(running: dict[str, subprocess.Popen], logs: dict[str, Path]) 
             raise HouseError(f"{name}: anemoi-datasets create failed; nothing was kept. Its last lines:\n{last}")
 
 
-def _move(staging: Path, directory: Path, names: list[str]) -> None:
+def _move(staging: Path, directory: Path, names: Iterable[str]) -> None:
     """Move finished datasets into place; what they replace is deleted with the temporary folder."""
     for name in names:
         if (directory / name).exists():
             (directory / name).rename(staging / f"{name}.old")
         (staging / name).rename(directory / name)
-
-
-def _cause(directory: Path, failure: OSError) -> str:
-    if failure.errno == errno.ENOSPC:
-        return f"{directory}: the disk is full; nothing was kept. Free some space, or give another directory."
-    return f"{directory} is not writable ({failure.strerror}). Give another directory."

@@ -13,7 +13,7 @@ from earthkit.data.utils.metadata.dict import UserGeography
 
 from anemoi_house.datasets.fields import Metadata
 from anemoi_house.errors import HouseError
-from anemoi_house.sample.atmosphere import LEVEL_PARAMETERS, UNITS, Atmosphere
+from anemoi_house.sample.atmosphere import LEVEL_UNITS, SURFACE_UNITS, Atmosphere
 from anemoi_house.sample.grids import GRIDS, PARTS
 
 
@@ -32,10 +32,9 @@ class HouseSampleSource(Source):
 
     def __init__(self, context: Any, grid: str, part: str) -> None:
         super().__init__(context)
-        if grid not in GRIDS:
-            raise HouseError(f"house-sample: grid: {grid!r} is not one of {', '.join(GRIDS)}.")
-        if part not in PARTS:
-            raise HouseError(f"house-sample: part: {part!r} is not one of {', '.join(PARTS)}.")
+        for key, value, known in (("grid", grid, GRIDS), ("part", part, PARTS)):
+            if value not in known:
+                raise HouseError(f"house-sample: {key}: {value!r} is not one of {', '.join(known)}.")
         self.grid, self.part = grid, part
 
     def execute_valid_dates(self, argument: Any) -> SimpleFieldList:
@@ -62,9 +61,7 @@ def _description(name: str, date: Any, spacing: str) -> dict[str, Any]:
     """Return the metadata of one field, under the names that anemoi-datasets reads."""
     param, _, level = name.rpartition("_")
     common = {"valid_datetime": date.isoformat(), "resolution": spacing}
-    if param in LEVEL_PARAMETERS and level.isdigit():
-        return {"param": param, "levelist": int(level), "levtype": "pl", "units": UNITS[param], **common}
-    surface = {"param": name, "levtype": "sfc", "units": UNITS[name], **common}
-    if name == "accum_tp":
-        surface |= {"startStep": 0, "endStep": 6, "stepTypeForConversion": "accum"}
-    return surface
+    if level.isdigit():
+        return common | {"param": param, "levelist": int(level), "levtype": "pl", "units": LEVEL_UNITS[param]}
+    total = {"startStep": 0, "endStep": 6, "stepTypeForConversion": "accum"} if name == "accum_tp" else {}
+    return common | {"param": name, "levtype": "sfc", "units": SURFACE_UNITS[name]} | total
