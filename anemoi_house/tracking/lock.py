@@ -35,8 +35,8 @@ class HeartbeatLock(AbstractContextManager["HeartbeatLock"]):
     tries : int
         Attempts, 0.1 s apart. A reader that asks whether the lock is held takes it for an instant.
     trust_beat : bool
-        Whether a recent heartbeat is enough to refuse the lock, where it cannot be seen. Otherwise the holder is watched
-        for `WATCH_S`: a job that was restarted on another node must not wait for the silence of the first.
+        Whether a recent heartbeat is enough to refuse the lock, where it cannot be seen. Otherwise the holder is
+        watched for `WATCH_S`: a job that was restarted on another node must not wait for the silence of the first.
 
     Raises
     ------

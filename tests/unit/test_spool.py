@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking.lock import DEAD_AFTER_S
+from anemoi_house.tracking.pending import counts
 from anemoi_house.tracking.records import metric_value
 from anemoi_house.tracking.spool import Spool, find_spools
 from anemoi_house.tracking.writer import SpoolWriter
@@ -70,7 +71,7 @@ def test_a_spool_that_was_cut_anywhere_gives_all_complete_records_and_can_be_gon
     tmp_path_factory, texts, data
 ):
     folder = tmp_path_factory.mktemp("cut")
-    lines = [json.dumps({"kind": "terminal", "text": text}).encode() + b"\n" for text in texts]
+    lines = [json.dumps({"kind": "later", "text": text}).encode() + b"\n" for text in texts]
     whole = b"".join(lines)
     cut = data.draw(st.integers(0, len(whole)))
     (folder / "records.jsonl").write_bytes(whole[:cut])
@@ -99,6 +100,30 @@ def test_noise_is_damaged_lines_and_nothing_worse(tmp_path_factory, noise):
     summary = Spool(folder).summary()
     assert summary.name == "tnbd"
     assert summary.sessions == 1
+
+
+FIELDS = ("t", "rows", "values", "file", "path", "sha256", "text", "run_name", "experiment", "status", "size")
+KINDS = ("start", "metrics", "params", "tags", "artifact", "terminal", "over", "end", "later")
+ODD = JSON | st.integers() | st.dictionaries(st.text(max_size=3), JSON, max_size=2)
+ROW = st.tuples(st.text() | ODD, st.floats() | ODD, st.integers() | ODD, st.integers() | ODD)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    records=st.lists(
+        st.fixed_dictionaries({"kind": st.sampled_from(KINDS)}, optional=dict.fromkeys(FIELDS, ODD | st.lists(ROW))),
+        max_size=6,
+    )
+)
+def test_records_of_any_shape_are_counted_or_damaged(tmp_path_factory, records):
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    spool = Spool(folder)
+    summary = spool.summary()
+    assert summary.damaged == sum(record.data is None for record in spool.records())
+    assert sum(map(len, spool.metrics(*summary.metrics).values())) == summary.rows == counts(spool, 0)["rows"]
+    assert isinstance(spool.start().get("run_name", ""), str)
+    spool.ended()
 
 
 def logged_on_disk(folder, step):

@@ -170,6 +170,15 @@ def _message(failure: BaseException) -> str:
     return re.sub(r"^[A-Z_]{5,}: (Response: )?", "", text)
 
 
+def problem(failure: Exception) -> str:
+    """Return what went wrong in one line, whatever the failure is."""
+    if isinstance(failure, HouseError):
+        return str(failure)
+    if isinstance(failure, OSError) and failure.filename:
+        return f"{failure.filename}: {failure.strerror}"
+    return one_line(f"{type(failure).__name__}: {failure}")
+
+
 def one_line(text: str, longest: int = LONGEST_REASON) -> str:
     """Return a text in one line, shortened and without secrets."""
     line = " ".join(Redactor().text(text).split())
