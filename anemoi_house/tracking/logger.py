@@ -297,7 +297,8 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     @harmless
     def _begin(self, project_name: str) -> None:
         """Record the stock tags, the command, and the jobs of SLURM."""
-        command = " ".join([os.environ.get("ANEMOI_TRAINING_CMD", sys.argv[0]).split("/")[-1], *sys.argv[1:]])
+        program = os.environ.get("ANEMOI_TRAINING_CMD", sys.argv[0]).split("/")[-1]
+        command = " ".join([program, *self._store.redactor.command(sys.argv[1:])])
         tags = {**resolve_tags({}), "projectName": project_name, "command": command}
         restarts = self._store.run.sessions - 1
         if restarts:
@@ -336,7 +337,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
             self._log(
                 f"Run {self.run_id}: {counted(state.left['records'], 'record')} with "
                 f"{counted(state.left['rows'], 'metric row')} not sent ({state.error or 'there was no time'}). "
-                f"Nothing is lost. Send them with: anemoi-house sync {folder}"
+                f"They are kept. Send them with: anemoi-house sync {folder}"
             )
 
     def _count(self) -> int:

@@ -204,6 +204,50 @@ def test_a_disk_that_refuses_loses_nothing_once_it_is_mended(writer, reported, m
     assert reported[1:] == [f"{writer.folder}: can be written to again; no record was lost."]
 
 
+def test_an_artifact_that_a_full_disk_refused_is_said_to_be_lost(writer, reported, tmp_path, monkeypatch):
+    full = [True]
+    really = os.write
+
+    def write(descriptor, data):
+        if full:
+            raise OSError(28, "No space left on device")
+        return really(descriptor, data)
+
+    def copy(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    writer.put({"kind": "params", "values": {"a": "1"}})
+    assert not writer.flush(1)
+    with pytest.raises(OSError, match="No space left"):
+        writer.put_artifact(tmp_path, "a.png", copy)
+    full.clear()
+    assert writer.flush(5)
+    assert reported[1:] == [f"{writer.folder}: can be written to again; lost so far: 1 artifact."]
+
+
+def test_what_is_written_is_brought_to_the_disk_within_seconds_and_at_the_end(tmp_path, monkeypatch):
+    from anemoi_house.tracking import writer as writers
+
+    monkeypatch.setattr(writers, "SYNC_EVERY_S", 0.01)
+    synced, really = [], os.fsync
+
+    def fsync(descriptor):
+        really(descriptor)
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer = SpoolWriter(tmp_path, print)
+    writer.put({"kind": "params", "values": {"a": "1"}})
+    writer.flush(5)
+    while not synced:
+        time.sleep(0.01)
+    monkeypatch.setattr(writers, "SYNC_EVERY_S", 1000)
+    writer.put({"kind": "params", "values": {"b": "2"}})
+    writer.close(5)
+    assert synced[-1] == (tmp_path / "records.jsonl").stat().st_size
+
+
 def test_what_a_disk_never_takes_is_counted(tmp_path, reported, monkeypatch):
     writer = SpoolWriter(tmp_path, reported.append)
     monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))

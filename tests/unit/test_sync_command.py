@@ -130,6 +130,8 @@ def test_what_is_no_run_is_named(
         ("ftp://x", "ftp:// is not known"),
         ("mlflow.db", "has no scheme"),
         ("https://me:hunter2@x", "MLFLOW_TRACKING_USERNAME"),
+        ("https://x/?token=hunter2", "MLFLOW_TRACKING_TOKEN"),
+        ("https://hunter2@x", "MLFLOW_TRACKING_TOKEN"),
         ("https://", "names no server"),
         ("sqlite://", "names no file"),
     ],

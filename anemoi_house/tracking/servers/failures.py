@@ -89,6 +89,10 @@ def explain(failure: Exception, name: str, host: str) -> ServerError:
             "set REQUESTS_CA_BUNDLE to the file of its certificate authority",
             1,
         )
+    if "out-of-date database schema" in texts:
+        return UnavailableError(
+            f"{name}: an older MLflow has made this database. Make a copy of it, then run: mlflow db upgrade {name}", 1
+        )
     if "database is locked" in texts:
         return UnavailableError(f"{name} is locked by another process")
     if re.search(r"timed? ?out", texts, re.IGNORECASE) and status is None:
@@ -99,7 +103,9 @@ def explain(failure: Exception, name: str, host: str) -> ServerError:
     if status == 429:
         return UnavailableError(f"{host} receives too many requests (429)", 6)
     if status is not None and status >= 500:
-        return UnavailableError(f"{host} fails ({status})", 6)
+        coded = len(chain) == 1 and code in _CODES and not _STATUS.search(texts)  # no answer had this status
+        said = f"{code}: {one_line(_message(failure))}" if coded else status
+        return UnavailableError(f"{host} fails ({said})", 6)
     if status is None and any(_is_connection(one) for one in chain):
         return UnavailableError(f"cannot connect to {host}{reason_of_network(texts)}")
     if status == 400 or code in _REFUSALS:
