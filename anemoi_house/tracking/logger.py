@@ -269,7 +269,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         before = Spool(writer.folder).summary()
         parent = Spool(self._spools / local) if local and not same_run else None
         name = before.name or (parent.summary().name if parent and parent.records_path.exists() else "")
-        start = {
+        start: dict[str, Any] = {
             "kind": "start",
             "t": int(time.time() * 1000),
             "session": before.sessions,
@@ -285,7 +285,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
             "version": __version__,
         }
         store = SpoolStore(writer, before, Redactor())
-        store.put(start)
+        store.put(start | {name: store.redactor.text(start[name]) for name in ("run_name", "experiment")})
         return store
 
     def _write_target(self, target: dict[str, Any], folder: Path) -> None:
