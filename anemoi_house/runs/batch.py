@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anemoi_house import __version__
 from anemoi_house.errors import HouseError
+from anemoi_house.tracking.redact import Redactor
 from anemoi_house.upstream import keys
 from anemoi_house.upstream.compose import composed
 
@@ -97,6 +98,7 @@ def job_script(job: Job) -> str:
     _check_names(job)
     _check_times(job)
     hardware = {keys.NODES: job.nodes, keys.GPUS_PER_NODE: job.ranks_per_node, keys.GPUS_PER_MODEL: job.gpus_per_model}
+    _check_secrets(job)
     overrides = [*(f"{key}={value}" for key, value in hardware.items()), *job.overrides]
     composed(job.config_name, None, overrides)
     return _filled(job, overrides)
@@ -147,6 +149,17 @@ def _check_numbers(job: Job) -> None:
         )
     if job.seed is not None and not 0 <= job.seed < 2**32:
         raise HouseError(f"--seed {job.seed}: give a number from 0 to {2**32 - 1}")
+
+
+def _check_secrets(job: Job) -> None:
+    """Refuse secrets: others may read the script, and the training's command."""
+    given = [*job.overrides, *job.command]
+    for each, shown in zip(given, Redactor().command(given), strict=True):
+        if each != shown:
+            raise HouseError(
+                f"{shown}: a secret is not written into a script. Set it as a variable in the file of --env, and give "
+                "KEY='${oc.env:VARIABLE}'."
+            )
 
 
 def _check_names(job: Job) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from anemoi_house.tracking.records import Record, is_valid, last_time, size_of
+from anemoi_house.tracking.records import Record, last_time, size_of
 from anemoi_house.tracking.servers.base import Limits
 from anemoi_house.tracking.spool import Spool
 
@@ -92,6 +92,4 @@ class BatchReader:
         record = next(self._source, None)
         if record is None:
             self._source = None
-        elif record.data is not None and not is_valid(record.data):
-            return record._replace(data=None)
         return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 
 from anemoi_house.progress import ProgressLine
 from anemoi_house.tracking.ledger import Ledger
@@ -18,8 +19,10 @@ SHORT_ID = 8
 
 
 def label(spool: Spool) -> str:
-    """Return the name of a run, with the beginning of its id."""
-    name = str(spool.start().get("run_name") or "")
+    """Return the name of a run, if it can be read, with the beginning of its id."""
+    name = ""
+    with suppress(OSError):
+        name = spool.start().get("run_name", "")
     short = spool.run_id[:SHORT_ID]
     return short if name in ("", spool.run_id) else f"{name[:30]} {short}"
 

@@ -10,7 +10,8 @@ from typing import Any
 from anemoi_house.tracking.ledger import ledgers
 from anemoi_house.tracking.pending import Pending
 from anemoi_house.tracking.servers.connect import shown_uri
-from anemoi_house.tracking.spool import Spool
+from anemoi_house.tracking.servers.failures import problem as describe
+from anemoi_house.tracking.spool import Spool, Summary
 from anemoi_house.tracking.sync import find
 from anemoi_house.words import counted
 
@@ -29,7 +30,7 @@ def as_text(found: Sequence[dict[str, Any]]) -> str:
     id_width = _id_width([run["run_id"] for run in found])
     table = [list(_HEADINGS), *(_cells(run, id_width) for run in found)]
     widths = [max(map(len, column)) for column in zip(*table)]
-    widths[3:5] = 16, 8  # of a time, and of the longest status
+    widths[3:5] = 16, 10  # of a time, and of the longest status
     # Name and experiment share what the other columns and the gaps leave.
     free = WIDTH - sum(widths) + widths[1] + widths[2] - 2 * (len(widths) - 1)
     widths[2] = min(widths[2], max(10, free - widths[1]), 16)
@@ -39,6 +40,8 @@ def as_text(found: Sequence[dict[str, Any]]) -> str:
         lines += [_line(cells, widths), *(f"  {_state_line(state)}" for state in run["servers"])]
         if run["damaged"]:
             lines.append(f"  {counted(run['damaged'], 'damaged line')} in the record")
+        if run["problem"]:
+            lines.append(f"  cannot be read: {run['problem']}")
     return "\n".join(lines)
 
 
@@ -56,8 +59,14 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _recorded_run(spool: Spool) -> dict[str, Any]:
-    summary = spool.summary()
-    killed = summary.status == "RUNNING" and not spool.writer_alive()
+    try:
+        summary, problem = spool.summary(), ""
+        killed = summary.status == "RUNNING" and not spool.writer_alive()
+        damaged = summary.damaged + bool(killed and spool.torn())
+        servers = [_server_state(Pending(spool, ledger.uri)) for ledger in ledgers(spool)]
+    except Exception as failure:  # the other runs are listed
+        summary, problem = Summary(spool.run_id, status="unreadable"), describe(failure)
+        killed, damaged, servers = False, 0, []
     return {
         "run_id": spool.run_id,
         "name": summary.name or spool.run_id,
@@ -69,8 +78,9 @@ def _recorded_run(spool: Spool) -> dict[str, Any]:
         "restarts": max(0, summary.sessions - 1),
         "rows": summary.rows,
         "artifacts": summary.artifacts,
-        "damaged": summary.damaged + bool(killed and spool.torn()),
-        "servers": [_server_state(Pending(spool, ledger.uri)) for ledger in ledgers(spool)],
+        "damaged": damaged,
+        "problem": problem,
+        "servers": servers,
     }
 
 

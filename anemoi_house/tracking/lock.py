@@ -1,8 +1,7 @@
-"""A lock on a file, with a heartbeat for the hosts that cannot see locks of the file system."""
+"""A lock on a file, with a heartbeat where locks of the file system cannot be seen: on another host, or anywhere."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -15,9 +14,9 @@ from typing import Any
 
 BEAT_EVERY_S = 5.0
 DEAD_AFTER_S = 120.0
-"""Silence after which a holder on another host, whose lock cannot be seen from here, counts as gone."""
+"""Silence after which a holder whose lock cannot be seen counts as gone."""
+WATCH_S = 3 * BEAT_EVERY_S
 RETRY_S = 0.1
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class BusyError(Exception):
@@ -36,7 +35,8 @@ class HeartbeatLock(AbstractContextManager["HeartbeatLock"]):
     tries : int
         Attempts, 0.1 s apart. A reader that asks whether the lock is held takes it for an instant.
     trust_beat : bool
-        Whether the heartbeat of a holder on another host is enough to refuse the lock.
+        Whether a recent heartbeat is enough to refuse the lock, where it cannot be seen. Otherwise the holder is
+        watched for `WATCH_S`: a job that was restarted on another node must not wait for the silence of the first.
 
     Raises
     ------
@@ -50,10 +50,8 @@ class HeartbeatLock(AbstractContextManager["HeartbeatLock"]):
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             locked = self._lock(tries)
-            if trust_beat:
-                self._check_holder(path, locked)
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+            self._check_holder(path, locked, trust_beat)
+            self._sign(locked)
         except BaseException:
             os.close(self._fd)
             raise
@@ -83,19 +81,26 @@ class HeartbeatLock(AbstractContextManager["HeartbeatLock"]):
                 if not tries:
                     raise BusyError(_name_of(_holder(self._fd))) from None
                 time.sleep(RETRY_S)
-            except OSError as unsupported:
-                if unsupported.errno not in _NO_LOCKS:
-                    raise
+            except OSError:  # whichever way a file system says that it has none
                 return False
 
-    def _check_holder(self, path: Path, locked: bool) -> None:
+    def _check_holder(self, path: Path, locked: bool, trust_beat: bool) -> None:
         holder = _holder(self._fd)
-        if not holder:
+        if not _may_live(holder, locked) or not _beats(path):
             return
-        elsewhere = holder.get("host") != socket.gethostname()
-        possible = elsewhere or (not locked and _is_running(holder))
-        if possible and _silent_s(path, os.fstat(self._fd).st_mtime) < DEAD_AFTER_S:
+        if trust_beat or _beats_again(path):
             raise BusyError(_name_of(holder))
+
+    def _sign(self, locked: bool) -> None:
+        """Write who holds the lock; without locks, look whether another process has done so at the same moment."""
+        signature = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
+        os.pwrite(self._fd, signature, 0)
+        os.ftruncate(self._fd, len(signature))  # afterwards: an empty file is a free lock
+        os.utime(self._fd)
+        if not locked:
+            time.sleep(RETRY_S)
+            if os.pread(self._fd, 1000, 0) != signature:
+                raise BusyError(_name_of(_holder(self._fd)))
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT_EVERY_S):
@@ -104,23 +109,33 @@ class HeartbeatLock(AbstractContextManager["HeartbeatLock"]):
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process holds the lock: by the lock on this host, by the heartbeat on another."""
+    """Return whether a process holds the lock: by the lock on this host, by the heartbeat where it cannot be seen."""
     try:
         with path.open("rb") as lock:
-            if _holder(lock.fileno()).get("host") in (None, socket.gethostname()):
-                return is_locked(path)
-            return _silent_s(path, path.stat().st_mtime) < DEAD_AFTER_S
+            locked = _is_locked(lock.fileno())
+            return bool(locked) or (_may_live(_holder(lock.fileno()), locked is not None) and _beats(path))
     except OSError:
         return False
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether any process on this host holds the lock."""
+    """Return whether a process on this host holds the lock."""
     try:
         with path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as refused:  # a file system without locks, or no file
-        return isinstance(refused, BlockingIOError)
+            locked, holder = _is_locked(lock.fileno()), _holder(lock.fileno())
+            if locked is None and holder.get("host") == socket.gethostname():
+                return _may_live(holder, False) and _beats(path)
+            return bool(locked)
+    except OSError:
+        return False
+
+
+def _is_locked(descriptor: int) -> bool | None:
+    """Return whether another process has locked a file; None if its file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as refused:
+        return True if isinstance(refused, BlockingIOError) else None
     return False
 
 
@@ -138,12 +153,38 @@ def _name_of(holder: dict[str, Any]) -> str:
     return f"process {holder.get('pid')}{where}"
 
 
+def _may_live(holder: dict[str, Any], locks: bool) -> bool:
+    """Return whether a holder can exist although its lock is not seen here."""
+    if holder.get("host") == socket.gethostname():
+        return not locks and _is_running(holder)
+    return bool(holder)
+
+
 def _is_running(holder: dict[str, Any]) -> bool:
-    with suppress(ProcessLookupError, KeyError, ValueError):
+    with suppress(ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
         with suppress(PermissionError):  # the process of another user
             os.kill(int(holder["pid"]), 0)
         return True
     return False
+
+
+def _beats(path: Path) -> bool:
+    return _silent_s(path, path.stat().st_mtime) < DEAD_AFTER_S
+
+
+def _beats_again(path: Path) -> bool:
+    """Return whether a heartbeat comes within `WATCH_S`."""
+    before, until = _last_beat(path), time.monotonic() + WATCH_S
+    while time.monotonic() < until:
+        time.sleep(RETRY_S)
+        if _last_beat(path) != before:
+            return True
+    return False
+
+
+def _last_beat(path: Path) -> int:
+    with path.open("rb") as lock:  # opened anew: NFS caches the times of open files
+        return os.fstat(lock.fileno()).st_mtime_ns
 
 
 def _silent_s(path: Path, beat: float) -> float:

@@ -283,7 +283,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         before = Spool(writer.folder).summary()
         parent = Spool(self._spools / local) if local and not same_run else None
         name = before.name or (parent.summary().name if parent and parent.records_path.exists() else "")
-        start = {
+        start: dict[str, Any] = {
             "kind": "start",
             "t": int(time.time() * 1000),
             "session": before.sessions,
@@ -299,7 +299,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
             "version": __version__,
         }
         store = SpoolStore(writer, before, Redactor())
-        store.put(start)
+        store.put(start | {name: store.redactor.text(start[name]) for name in ("run_name", "experiment")})
         return store
 
     def _write_target(self, target: dict[str, Any], folder: Path) -> None:
@@ -311,7 +311,8 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     @harmless
     def _begin(self, project_name: str) -> None:
         """Record the stock tags, the command, and the jobs of SLURM."""
-        command = " ".join([os.environ.get("ANEMOI_TRAINING_CMD", sys.argv[0]).split("/")[-1], *sys.argv[1:]])
+        program = os.environ.get("ANEMOI_TRAINING_CMD", sys.argv[0]).split("/")[-1]
+        command = " ".join([program, *self._store.redactor.command(sys.argv[1:])])
         tags = {**resolve_tags({}), "projectName": project_name, "command": command}
         restarts = self._store.run.sessions - 1
         if restarts:
@@ -350,7 +351,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
             self._log(
                 f"Run {self.run_id}: {counted(state.left['records'], 'record')} with "
                 f"{counted(state.left['rows'], 'metric row')} not sent ({state.error or 'there was no time'}). "
-                f"Nothing is lost. Send them with: anemoi-house sync {folder}"
+                f"They are kept. Send them with: anemoi-house sync {folder}"
             )
 
     def _count(self) -> int:

@@ -29,12 +29,12 @@ def encoded(record: dict[str, Any]) -> bytes:
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:
-    """Return the record of a line, or None if there is none in it."""
+    """Return the record of a line, or None if there is none in it, or one that lacks a field of its kind."""
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) and isinstance(data.get("kind"), str) else None
+    return data if isinstance(data, dict) and isinstance(data.get("kind"), str) and is_valid(data) else None
 
 
 def metric_value(value: float) -> float | str:
@@ -45,9 +45,11 @@ def metric_value(value: float) -> float | str:
 def is_valid(data: dict[str, Any]) -> bool:
     """Return whether a record has the fields of its kind; a failing disk may return other bytes than it was given."""
     try:
+        if not isinstance(data.get("t", 0), int):
+            return False
         match data["kind"]:
             case "metrics":
-                return all(_is_row(row) for row in data["rows"])
+                return all(map(_is_row, data["rows"]))
             case "params" | "tags":
                 return all(isinstance(value, str) for value in data["values"].values())
             case "artifact":
@@ -55,14 +57,15 @@ def is_valid(data: dict[str, Any]) -> bool:
                 folder, name = PurePosixPath(data["file"]).parts
                 return folder == "artifacts" and name != ".." and all(map(data.get, ("path", "sha256")))
             case "start":
-                return isinstance(data["t"], int) and all(map(data.get, ("run_name", "experiment")))
+                names = data["run_name"], data["experiment"]
+                return "t" in data and all(name and isinstance(name, str) for name in names)
             case "end":
-                return isinstance(data["t"], int) and data["status"] in ("FINISHED", "FAILED", "KILLED")
+                return "t" in data and data["status"] in ("FINISHED", "FAILED", "KILLED")
             case "terminal":
                 return isinstance(data["text"], str)
             case _:
                 return True
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return False
 
 
@@ -81,4 +84,5 @@ def last_time(data: dict[str, Any], before: int | None) -> int | None:
 
 def _is_row(row: Any) -> bool:
     key, value, at, step = row
-    return bool((str(key), float(value), int(at), int(step)))
+    float(value), int(at), int(step)
+    return isinstance(key, str)

@@ -7,6 +7,7 @@ that to the server.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -89,7 +90,10 @@ class SenderProcess:
         self._starts += 1
         # -P: modules in the working directory must not hide those of the environment.
         command = [sys.executable, "-P", "-m", "anemoi_house", "sync", str(self._spool.folder), "--until-end"]
-        with (self._spool.folder / "sender.log").open("ab") as log:
+        # For this user alone: what libraries print in a process that crashes is not searched for secrets.
+        with open(
+            self._spool.folder / "sender.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600)
+        ) as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ, start_new_session=True
             )

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from anemoi_house.errors import HouseError
 from anemoi_house.tracking.ledger import Ledger, sender_lock
 from anemoi_house.tracking.lock import BusyError
 from anemoi_house.tracking.servers.base import CREATED_TAG, FORK_TAG, PARENT_TAG, RUN_TAG, RemoteRun, Server
-from anemoi_house.tracking.servers.failures import GoneError, UnavailableError
+from anemoi_house.tracking.servers.failures import GoneError
 from anemoi_house.tracking.spool import Spool
 
 
@@ -81,7 +82,10 @@ class ServerRun:
     def _look_up(self) -> RemoteRun:
         ledger, start = self._ledger, self._spool.start()
         if not start:
-            raise UnavailableError(f"{self._spool.folder}: no record says which run this is", 1)
+            raise HouseError(
+                f"{self._spool.folder}: cannot be sent, as no record of its start can be read. Restore "
+                "records.jsonl from a copy."
+            )
         if ledger.run_id:
             run = self._existing(self._server.run(ledger.run_id))
         else:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_house.tracking.lock import is_held, is_locked
-from anemoi_house.tracking.records import Record, is_valid, last_time, parsed
+from anemoi_house.tracking.records import Record, last_time, parsed
 
 FOLDER = "spool"
 SCHEME = "house-spool"
@@ -48,7 +48,7 @@ class Summary:
     """Metric rows."""
     artifacts: int = 0
     damaged: int = 0
-    """Lines that cannot be read."""
+    """Lines that cannot be read, or that lack a field."""
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -134,7 +134,7 @@ class Spool:
     def start(self) -> dict[str, Any]:
         """Return the first valid `start` record; an empty one if there is none yet."""
         records = (record.data for record in self.records() if record.data is not None)
-        return next((data for data in records if data["kind"] == "start" and is_valid(data)), {})
+        return next((data for data in records if data["kind"] == "start"), {})
 
     def writer_alive(self) -> bool:
         """Return whether a training still writes here."""
@@ -145,11 +145,12 @@ class Spool:
         return is_locked(self.lock_path)
 
     def target(self) -> dict[str, Any]:
-        """Return the server that the run is meant for; empty if none is named."""
+        """Return the server that the run is meant for; empty if none is named, or the file is damaged."""
         try:
-            return json.loads((self.folder / "target.json").read_bytes())
-        except FileNotFoundError:
+            target = json.loads((self.folder / "target.json").read_bytes())
+        except (FileNotFoundError, ValueError):
             return {}
+        return target if isinstance(target, dict) and isinstance(target.get("uri"), str) else {}
 
     def summary(self) -> Summary:
         """Read all records and return their summary."""
@@ -188,4 +189,6 @@ def find_spools(path: Path) -> list[Spool]:
         of_checkpoints = sorted(parent.glob(f"logs/*/{FOLDER}/{path.resolve().name}/records.jsonl"))
         if of_checkpoints:
             return [Spool(found.parent) for found in of_checkpoints]
-    return [Spool(found.parent) for found in sorted(path.glob(f"**/{FOLDER}/*/records.jsonl"))]
+    # Not by glob, which ends with the first folder that is removed meanwhile.
+    spools = (Path(folder) for folder, _, _ in os.walk(path) if os.path.basename(folder) == FOLDER)
+    return [Spool(found.parent) for folder in sorted(spools) for found in sorted(folder.glob("*/records.jsonl"))]

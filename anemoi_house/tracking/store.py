@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -40,8 +39,6 @@ from anemoi_house.tracking.writer import SpoolWriter
 
 LOGGER = logging.getLogger(__name__)
 _EXPERIMENT = "0"
-_TEXTS = {".txt", ".log", ".json", ".yaml", ".yml", ".md", ".csv", ".html", ".toml", ".ini", ".cfg", ".sh", ".py"}
-_LARGEST_TEXT = 16 * 2**20
 
 
 def _refusal(what: str) -> Callable[..., NoReturn]:
@@ -62,7 +59,7 @@ class NullWriter:
     def put(self, record: dict[str, Any]) -> None:
         """Do nothing."""
 
-    def put_artifact(self, local: Path, path: str) -> None:
+    def put_artifact(self, local: Path, path: str, copy: Callable[[Path, Path], None]) -> None:
         """Do nothing."""
 
     def flush(self, wait_s: float) -> bool:
@@ -155,16 +152,7 @@ class SpoolStore(AbstractStore):
     def log_artifact(self, local: Path, path: str) -> None:
         """Copy a file into the spool, without secrets if it is a text; report in one line what the disk refuses."""
         try:
-            if local.suffix.lower() in _TEXTS and local.stat().st_size <= _LARGEST_TEXT:
-                text = local.read_text(errors="surrogateescape")
-                clean = self.redactor.text(text)
-                if clean != text:
-                    with tempfile.NamedTemporaryFile("w", suffix=local.suffix, errors="surrogateescape") as scrubbed:
-                        scrubbed.write(clean)
-                        scrubbed.flush()
-                        self.writer.put_artifact(Path(scrubbed.name), path)
-                    return
-            self.writer.put_artifact(local, path)
+            self.writer.put_artifact(local, path, self.redactor.copy)
         except OSError as refused:
             self._report([OverLimit("artifact", path, str(local), refused.strerror or str(refused))])
 

@@ -18,7 +18,7 @@ from anemoi_house.tracking.lines import Progress, label, left_line, sent_line
 from anemoi_house.tracking.lock import BusyError
 from anemoi_house.tracking.pending import Pending
 from anemoi_house.tracking.servers.connect import check_uri
-from anemoi_house.tracking.servers.failures import UnavailableError, one_line
+from anemoi_house.tracking.servers.failures import UnavailableError, problem
 from anemoi_house.tracking.spool import Spool, find_spools
 from anemoi_house.tracking.stepper import Job, Stepper
 
@@ -105,7 +105,14 @@ def find(paths: Sequence[Path], may_be_empty: bool = False) -> list[Spool]:
                 f"{path}: {problem}. Give the folder of a run, outputs/logs/mlflow/spool/RUN, or one above."
             )
         found.update({spool.folder.resolve(): spool for spool in spools})
-    return sorted(found.values(), key=lambda spool: (spool.start().get("t", 0), spool.run_id))
+    return sorted(found.values(), key=_began)
+
+
+def _began(spool: Spool) -> tuple[int, str]:
+    try:
+        return spool.start().get("t", 0), spool.run_id
+    except OSError:  # reported once the run is read
+        return 0, spool.run_id
 
 
 def _send_once(spool: Spool, job: Job) -> int:
@@ -132,8 +139,8 @@ def _outcome(spool: Spool, job: Job) -> tuple[str, bool]:
         state = Pending(spool, uri)
         line = sent_line(spool, state.ledger) if state.complete else f"{label(spool)}: {busy}; nothing to do here"
         return line, state.complete
-    except HouseError as mistake:
-        return f"{label(spool)}: {mistake}", False
+    except Exception as mistake:  # this run alone fails
+        return f"{label(spool)}: {problem(mistake)}", False
     if failure is None:
         return sent_line(spool, ledger), True
     if isinstance(failure, UnavailableError):
@@ -154,9 +161,6 @@ def _send_all(stepper: Stepper, job: Job) -> HouseError | None:
             time.sleep(stepper.pause_s)
         except HouseError as failure:
             return failure
-        except OSError as failure:
-            path = stepper.open().ledger.path
-            return HouseError(f"{path}: cannot be written to ({failure.strerror}), so what is sent cannot be noted")
 
 
 class _Watch:
@@ -191,8 +195,10 @@ class _Watch:
                 if not Pending(spool, self._job.target(spool)["uri"]).complete:
                     stepper.open()
                     self._watched[spool.folder] = stepper
-            except (BusyError, HouseError) as reason:
-                self._print(spool, f"{label(spool)}: {reason}")
+            except BusyError as busy:
+                self._print(spool, f"{label(spool)}: {busy}")
+            except Exception as failure:  # this run alone fails
+                self._print(spool, f"{label(spool)}: {problem(failure)}")
 
     def _step(self, stepper: Stepper) -> bool:
         """Send for a second; return whether more is left."""
@@ -200,15 +206,22 @@ class _Watch:
         try:
             if stepper.step(for_s=POLL_S):
                 return True
-        except (HouseError, OSError) as failure:
-            self._print(spool, f"{label(spool)}: {failure}; trying again")
+            sender = stepper.open()
+        except Exception as failure:  # this run alone fails
+            if not spool.folder.exists():
+                self._print(spool, f"{label(spool)}: its folder was removed")
+                self._forget(stepper)
+                return False
+            self._print(spool, f"{label(spool)}: {problem(failure)}; trying again")
             return False
-        sender = stepper.open()
         self._print(spool, sent_line(spool, sender.ledger))
         if sender.ledger.closed and sender.at_end:
-            stepper.close()
-            del self._watched[spool.folder]
+            self._forget(stepper)
         return False
+
+    def _forget(self, stepper: Stepper) -> None:
+        stepper.close()
+        del self._watched[stepper.spool.folder]
 
     def _print(self, spool: Spool, line: str) -> None:
         """Print a line, unless it is the last one about this run."""
@@ -267,8 +280,7 @@ class _UntilEnd:
 
     def _note(self, failure: Exception) -> None:
         """Write a failure to the ledger, where the training and `anemoi-house runs` find it."""
-        expected = isinstance(failure, HouseError)
-        message = str(failure) if expected else one_line(f"{type(failure).__name__}: {failure}")
+        expected, message = isinstance(failure, HouseError), problem(failure)
         sender = self._stepper.sender
         if sender is None or not expected:  # the sender has noted its own
             with suppress(OSError):

@@ -18,9 +18,12 @@ from anemoi_house.tracking.lock import BusyError, HeartbeatLock
 from anemoi_house.tracking.records import encoded
 from anemoi_house.tracking.spool import Spool
 from anemoi_house.upstream import keys
+from anemoi_house.words import counted
 
 WRITE_EVERY_S = 0.2
-"""Longest wait of a record for the disk: what a kill -9 can lose."""
+"""Longest wait of a record for the system: what a kill -9 can lose."""
+SYNC_EVERY_S = 5.0
+"""Longest wait of a record for the disk itself: what a node that fails can lose."""
 KEEP_IN_MEMORY_BYTES = 256 * 2**20
 """Records kept in memory while the disk refuses them; beyond that, the newest are lost, and counted."""
 _LOCK_TRIES = 5
@@ -52,6 +55,8 @@ class SpoolWriter:
         self._unwritten = b""
         self._unwritten_records = 0
         self._lost = 0
+        self._lost_artifacts = 0
+        self._unsynced = False
         self._disk_error = ""
         self._wake = threading.Event()
         self._idle = threading.Event()
@@ -77,14 +82,24 @@ class SpoolWriter:
         self._artifact_lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
         self._thread.start()
+        self._closed = threading.Event()
+        self._syncing = threading.Thread(target=self._sync, name="spool-sync", daemon=True)
+        self._syncing.start()
 
     def put(self, record: dict[str, Any]) -> None:
         """Append a record."""
         if os.getpid() == self._pid:  # workers of a data loader are forks without the writing thread
             self._queue.put(record)
 
-    def put_artifact(self, local: Path, path: str) -> None:
+    def put_artifact(self, local: Path, path: str, copy: Callable[[Path, Path], Any] = shutil.copyfile) -> None:
         """Copy a file into the spool, and record it under `path`, its name on the server.
+
+        Parameters
+        ----------
+        local : Path
+        path : str
+        copy : callable
+            Copies a file to a path.
 
         Raises
         ------
@@ -94,11 +109,15 @@ class SpoolWriter:
         with self._artifact_lock:
             self._artifacts += 1
             name = f"artifacts/{self._artifacts:06d}{Path(path).suffix}"
-        with whole(self.folder / name) as temporary:
-            shutil.copyfile(local, temporary)
-            with temporary.open("rb") as copy:
-                digest = hashlib.file_digest(copy, "sha256").hexdigest()
-                size = copy.tell()
+        try:
+            with whole(self.folder / name) as temporary:
+                copy(local, temporary)
+                with temporary.open("rb") as copied:
+                    digest = hashlib.file_digest(copied, "sha256").hexdigest()
+                    size = copied.tell()
+        except OSError:
+            self._lost_artifacts += 1
+            raise
         self.put({"kind": "artifact", "path": path, "file": name, "size": size, "sha256": digest})
 
     def flush(self, wait_s: float) -> bool:
@@ -117,11 +136,14 @@ class SpoolWriter:
         self._closing = True
         self._wake.set()
         self._thread.join(1.0)
+        self._closed.set()
+        self._syncing.join(wait_s)
         lost = self._lost + (0 if written else self._unwritten_records)
         if lost:
             self._report(f"{self.folder}: {lost} records could not be written and are lost ({self._disk_error}).")
-        with suppress(OSError):
-            os.close(self._file)
+        if not self._syncing.is_alive():  # a disk that hangs keeps the file until the process ends
+            with suppress(OSError):
+                os.close(self._file)
         self._lock.release()
 
     def _work(self) -> None:
@@ -133,6 +155,16 @@ class SpoolWriter:
             self._write()
             if flushing:
                 self._idle.set()
+
+    def _sync(self) -> None:
+        """Bring what is written to the disk itself; in a thread of its own, since a busy disk takes its time."""
+        closed = False
+        while not closed:
+            closed = self._closed.wait(SYNC_EVERY_S)
+            if self._unsynced:
+                self._unsynced = False
+                with suppress(OSError):  # the next write reports what is wrong
+                    os.fsync(self._file)
 
     def _collect(self) -> None:
         records: list[dict[str, Any]] = []
@@ -152,6 +184,7 @@ class SpoolWriter:
         try:
             while self._unwritten:  # a full disk takes a part before it refuses the rest
                 self._unwritten = self._unwritten[os.write(self._file, self._unwritten) :]
+                self._unsynced = True
         except OSError as refused:
             if not self._disk_error:
                 self._report(
@@ -163,4 +196,7 @@ class SpoolWriter:
         self._unwritten_records = 0
         if self._disk_error:
             self._disk_error = ""
-            self._report(f"{self.folder}: can be written to again; no record was lost.")
+            lost = [(self._lost, "record"), (self._lost_artifacts, "artifact")]
+            what = " and ".join(counted(number, thing) for number, thing in lost if number)
+            said = f"lost so far: {what}" if what else "no record was lost"
+            self._report(f"{self.folder}: can be written to again; {said}.")

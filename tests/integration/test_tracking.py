@@ -412,7 +412,7 @@ def test_server_absent(outcome):
     training = outcome("server_absent")
     assert training.status == 0
     assert [line for line in training.said if "cannot connect to 127.0.0.1" in line]
-    assert "Nothing is lost. Send them with: anemoi-house sync" in training.said[-1]
+    assert "They are kept. Send them with: anemoi-house sync" in training.said[-1]
     assert training.run_id[:8] in training.notes["before"].stdout
     assert training.notes["sync"].returncode == 0, training.notes["sync"].stderr
     run = training.assert_server_has_it_all()

@@ -104,6 +104,12 @@ def test_the_environment_file_is_named_and_not_read(tmp_path: Path) -> None:
         ({"signal_before": 70000}, "--signal-before 70000"),
         ({"seed": -1}, "--seed -1"),
         ({"partition": "a b"}, "--partition 'a b'"),
+        ({"overrides": ["+my.password=hunter22"]}, r"^\+my.password=\*\*\*: a secret is not written into a script"),
+        (
+            {"overrides": ["diagnostics.log.mlflow.tracking_uri=https://me:hunter22@x"]},
+            r"tracking_uri=https://\*\*\*@x: a",
+        ),
+        ({"command": ["anemoi-house", "job", "my.api_key=hunter22"]}, r"my.api_key=\*\*\*: a secret"),
     ],
 )
 def test_mistakes_are_named(more: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch) -> None:

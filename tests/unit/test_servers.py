@@ -105,6 +105,11 @@ POOL = urllib3.HTTPConnectionPool("host")
         (Wrapper("BAD_REQUEST: no", "BAD_REQUEST"), RefusedError, "no", 0),
         (Wrapper("(sqlite3.OperationalError) database is locked"), UnavailableError,
          "name is locked by another process", 3),
+        (Wrapper("INTERNAL_ERROR: the store has a problem"), UnavailableError,
+         "host fails (INTERNAL_ERROR: the store has a problem)", 6),
+        (Wrapper("Detected out-of-date database schema (found version a, but expected b). Take a backup"),
+         UnavailableError, "name: an older MLflow has made this database. Make a copy of it, then run: mlflow db "
+         "upgrade name", 1),
         (OSError(28, "No space left on device"), UnavailableError, "name: [Errno 28] No space left on device", 3),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking.lock import DEAD_AFTER_S
+from anemoi_house.tracking.pending import counts
 from anemoi_house.tracking.records import metric_value
 from anemoi_house.tracking.spool import Spool, find_spools
 from anemoi_house.tracking.writer import SpoolWriter
@@ -70,7 +71,7 @@ def test_a_spool_that_was_cut_anywhere_gives_all_complete_records_and_can_be_gon
     tmp_path_factory, texts, data
 ):
     folder = tmp_path_factory.mktemp("cut")
-    lines = [json.dumps({"kind": "terminal", "text": text}).encode() + b"\n" for text in texts]
+    lines = [json.dumps({"kind": "later", "text": text}).encode() + b"\n" for text in texts]
     whole = b"".join(lines)
     cut = data.draw(st.integers(0, len(whole)))
     (folder / "records.jsonl").write_bytes(whole[:cut])
@@ -99,6 +100,30 @@ def test_noise_is_damaged_lines_and_nothing_worse(tmp_path_factory, noise):
     summary = Spool(folder).summary()
     assert summary.name == "tnbd"
     assert summary.sessions == 1
+
+
+FIELDS = ("t", "rows", "values", "file", "path", "sha256", "text", "run_name", "experiment", "status", "size")
+KINDS = ("start", "metrics", "params", "tags", "artifact", "terminal", "over", "end", "later")
+ODD = JSON | st.integers() | st.dictionaries(st.text(max_size=3), JSON, max_size=2)
+ROW = st.tuples(st.text() | ODD, st.floats() | ODD, st.integers() | ODD, st.integers() | ODD)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    records=st.lists(
+        st.fixed_dictionaries({"kind": st.sampled_from(KINDS)}, optional=dict.fromkeys(FIELDS, ODD | st.lists(ROW))),
+        max_size=6,
+    )
+)
+def test_records_of_any_shape_are_counted_or_damaged(tmp_path_factory, records):
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    spool = Spool(folder)
+    summary = spool.summary()
+    assert summary.damaged == sum(record.data is None for record in spool.records())
+    assert sum(map(len, spool.metrics(*summary.metrics).values())) == summary.rows == counts(spool, 0)["rows"]
+    assert isinstance(spool.start().get("run_name", ""), str)
+    spool.ended()
 
 
 def logged_on_disk(folder, step):
@@ -177,6 +202,50 @@ def test_a_disk_that_refuses_loses_nothing_once_it_is_mended(writer, reported, m
     assert writer.flush(5)
     assert data_of(writer.folder) == records
     assert reported[1:] == [f"{writer.folder}: can be written to again; no record was lost."]
+
+
+def test_an_artifact_that_a_full_disk_refused_is_said_to_be_lost(writer, reported, tmp_path, monkeypatch):
+    full = [True]
+    really = os.write
+
+    def write(descriptor, data):
+        if full:
+            raise OSError(28, "No space left on device")
+        return really(descriptor, data)
+
+    def copy(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    writer.put({"kind": "params", "values": {"a": "1"}})
+    assert not writer.flush(1)
+    with pytest.raises(OSError, match="No space left"):
+        writer.put_artifact(tmp_path, "a.png", copy)
+    full.clear()
+    assert writer.flush(5)
+    assert reported[1:] == [f"{writer.folder}: can be written to again; lost so far: 1 artifact."]
+
+
+def test_what_is_written_is_brought_to_the_disk_within_seconds_and_at_the_end(tmp_path, monkeypatch):
+    from anemoi_house.tracking import writer as writers
+
+    monkeypatch.setattr(writers, "SYNC_EVERY_S", 0.01)
+    synced, really = [], os.fsync
+
+    def fsync(descriptor):
+        really(descriptor)
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer = SpoolWriter(tmp_path, print)
+    writer.put({"kind": "params", "values": {"a": "1"}})
+    writer.flush(5)
+    while not synced:
+        time.sleep(0.01)
+    monkeypatch.setattr(writers, "SYNC_EVERY_S", 1000)
+    writer.put({"kind": "params", "values": {"b": "2"}})
+    writer.close(5)
+    assert synced[-1] == (tmp_path / "records.jsonl").stat().st_size
 
 
 def test_what_a_disk_never_takes_is_counted(tmp_path, reported, monkeypatch):

@@ -122,3 +122,22 @@ def test_a_spool_is_that_of_one_run_in_one_process(store, client):
         client.create_run("0")
     with pytest.raises(MlflowException, match="is not recorded by this process"):
         MlflowClient("house-spool:///elsewhere")
+
+
+def test_planted_secrets_are_in_no_file_of_the_record_and_harmless_settings_are(store, client, tmp_path):
+    harmless = {"num_tokens": "131072", "tokenizer": "sentencepiece-32000", "sort_key": "valid_time"}
+    planted = {"my.password": SECRET, "storage_key": "k3y-of-the-storage", "github_pat": "p4t-of-somebody"}
+    client.log_batch(RUN, [], [Param(key, value) for key, value in (planted | harmless).items()],
+                     [RunTag("url", "https://t0ken-in-address@host"), *(RunTag(f"of {key}", f"{key}={value}")
+                                                                       for key, value in planted.items())])  # fmt: skip
+    for suffix in (".rst", ".env", ".ipynb", "", ".yaml.bak"):
+        for text in ("\n".join(f"{key}={value}" for key, value in planted.items()), json.dumps(planted | harmless)):
+            (tmp_path / f"notes{suffix}").write_text(text)
+            store.log_artifact(tmp_path / f"notes{suffix}", f"notes{suffix}")
+    store.writer.flush(5)
+    held = b"".join(path.read_bytes() for path in store.writer.folder.rglob("*") if path.is_file())
+    for secret in (*planted.values(), "t0ken-in-address"):
+        assert secret.encode() not in held
+    for value in harmless.values():
+        assert value.encode() in held
+    assert {key: store.run.params[key] for key in harmless} == harmless

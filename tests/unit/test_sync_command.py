@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tracking.memory import (
@@ -34,6 +37,7 @@ from anemoi_house.tracking.ledger import Ledger, ledger_path, sender_lock
 from anemoi_house.tracking.pending import Pending
 from anemoi_house.tracking.servers import connect
 from anemoi_house.tracking.servers.failures import UnavailableError
+from anemoi_house.tracking.spool import Spool
 from anemoi_house.tracking.writer import SpoolWriter
 
 URI = "http://memory"
@@ -126,6 +130,8 @@ def test_what_is_no_run_is_named(
         ("ftp://x", "ftp:// is not known"),
         ("mlflow.db", "has no scheme"),
         ("https://me:hunter2@x", "MLFLOW_TRACKING_USERNAME"),
+        ("https://x/?token=hunter2", "MLFLOW_TRACKING_TOKEN"),
+        ("https://hunter2@x", "MLFLOW_TRACKING_TOKEN"),
         ("https://", "names no server"),
         ("sqlite://", "names no file"),
     ],
@@ -276,6 +282,97 @@ def test_watching_finds_what_is_new(outputs: Path, servers: Servers, capsys: pyt
         "tnbd_sample one: complete at http://memory",
     ]
     assert {run.status for run in servers.memory.active()} == {"KILLED", "FINISHED"}
+
+
+# One bad run
+
+NOT_A_RECORD = '{"kind":"metrics","t":1}\n'
+
+
+def damage(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do to the folder of a run what happens to folders."""
+    records, target = folder / "records.jsonl", folder / "target.json"
+    really = Path.open
+
+    def refusing(path: Path, *arguments: Any, **settings: Any) -> Any:
+        if path.parent.name == folder.name and path.name == "records.jsonl":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return really(path, *arguments, **settings)
+
+    match name:
+        case "no start":
+            records.write_text("".join(records.read_text(encoding="utf-8").splitlines(keepends=True)[1:]))
+        case "empty target":
+            target.write_text("")
+        case "list as target":
+            target.write_text("[1]")
+        case "number as address":
+            target.write_text('{"uri": 1}')
+        case "another user's":
+            monkeypatch.setattr(Path, "open", refusing)
+        case "ledger is a folder":
+            ledger_path(Spool(folder), URI).mkdir(parents=True)
+        case "ledger of other types":
+            ledger_path(Spool(folder), URI).parent.mkdir()
+            ledger_path(Spool(folder), URI).write_text('{"uri": "http://memory", "offset": "x", "error": 3}')
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["no start", "empty target", "list as target", "number as address", "another user's", "ledger is a folder",
+     "ledger of other types"],
+)  # fmt: skip
+def test_a_bad_run_fails_alone(
+    what: str, outputs: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bad", "one", "two"):
+        write_spool(outputs / name, [start(name), metrics(("a", 1.0, 0)), end()])
+    damage(what, outputs / "bad", monkeypatch)
+    assert main(["sync"]) == 1
+    out, err = capsys.readouterr()
+    assert sorted(line for line in out.splitlines() if "bad" not in line) == [
+        "tnbd_sample one: complete at http://memory", "tnbd_sample two: complete at http://memory"
+    ]  # fmt: skip
+    assert len(out.splitlines()) == 3
+    assert err == ""
+    assert main(["runs"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.count("complete at http://memory") == 2
+    assert main(["runs", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+
+
+def test_records_without_their_fields_are_damaged_lines(
+    outputs: Path, servers: Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spool = write_spool(outputs / "run", [start(), metrics(("a", 1.0, 0))])
+    with spool.records_path.open("a") as lines:
+        lines.write(NOT_A_RECORD)
+    write_spool(outputs / "run", [end()])
+    assert main(["sync"]) == 0
+    assert capsys.readouterr().out == (
+        "tnbd_sample run: complete at http://memory; 1 damaged line in the record left out\n"
+    )
+    assert main(["runs"]) == 0
+    assert "1 damaged line in the record" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_removed_under_a_watch_leaves_the_others(
+    outputs: Path, servers: Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bad", "one"):
+        write_spool(outputs / name, [start(name), metrics(("a", 1.0, 0)), end()])
+
+    def later(name: str, done: bool) -> None:
+        if (outputs / "bad").exists():
+            shutil.rmtree(outputs / "bad")
+        if name == "set_status" and done:
+            raise KeyboardInterrupt
+
+    servers.fault = later
+    assert main(["sync", "--watch"]) == 130
+    assert "bad: its folder was removed" in capsys.readouterr().out
+    assert {run.status for run in servers.memory.active() if run.rows} == {"FINISHED"}
 
 
 # Next to a training

@@ -184,10 +184,10 @@ def explained(method: Callable[..., _T]) -> Callable[..., _T]:
 def check_no_password(uri: str) -> None:
     """Raise a HouseError for an address that holds a user or a password."""
     parts = urlsplit(uri)
-    if parts.password is not None or "@" in parts.netloc:
+    if "@" in parts.netloc or hide_secrets(f"?{parts.query}#{parts.fragment}") != f"?{parts.query}#{parts.fragment}":
         raise HouseError(
-            f"tracking_uri: {hide_secrets(uri)}: remove user and password, as addresses are written to logs and "
-            "files. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead."
+            f"tracking_uri: {hide_secrets(uri)}: remove user, password and token, as addresses are written to logs and "
+            "files. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, instead."
         )
 
 

@@ -89,6 +89,10 @@ def explain(failure: Exception, name: str, host: str) -> ServerError:
             "set REQUESTS_CA_BUNDLE to the file of its certificate authority",
             1,
         )
+    if "out-of-date database schema" in texts:
+        return UnavailableError(
+            f"{name}: an older MLflow has made this database. Make a copy of it, then run: mlflow db upgrade {name}", 1
+        )
     if "database is locked" in texts:
         return UnavailableError(f"{name} is locked by another process")
     if re.search(r"timed? ?out", texts, re.IGNORECASE) and status is None:
@@ -99,7 +103,9 @@ def explain(failure: Exception, name: str, host: str) -> ServerError:
     if status == 429:
         return UnavailableError(f"{host} receives too many requests (429)", 6)
     if status is not None and status >= 500:
-        return UnavailableError(f"{host} fails ({status})", 6)
+        coded = len(chain) == 1 and code in _CODES and not _STATUS.search(texts)  # no answer had this status
+        said = f"{code}: {one_line(_message(failure))}" if coded else status
+        return UnavailableError(f"{host} fails ({said})", 6)
     if status is None and any(_is_connection(one) for one in chain):
         return UnavailableError(f"cannot connect to {host}{reason_of_network(texts)}")
     if status == 400 or code in _REFUSALS:
@@ -168,6 +174,15 @@ def reason_of_network(texts: str) -> str:
 def _message(failure: BaseException) -> str:
     text = str(getattr(failure, "message", None) or failure) or type(failure).__name__
     return re.sub(r"^[A-Z_]{5,}: (Response: )?", "", text)
+
+
+def problem(failure: Exception) -> str:
+    """Return what went wrong in one line, whatever the failure is."""
+    if isinstance(failure, HouseError):
+        return str(failure)
+    if isinstance(failure, OSError) and failure.filename:
+        return f"{failure.filename}: {failure.strerror}"
+    return one_line(f"{type(failure).__name__}: {failure}")
 
 
 def one_line(text: str, longest: int = LONGEST_REASON) -> str:
