@@ -170,7 +170,7 @@ def test_mistyped_key_gets_one_message(kind: str, place: int, mistyped: str, mea
     ("place", "change", "message"),
     [
         (0, {"experiment_nam": "nested"}, "has no setting 'experiment_nam'; did you mean 'experiment_name'?"),
-        (0, {"tracking_uri": "ftp://there"}, "ftp:// is not known. Give http://, https://"),
+        (0, {"tracking_uri": "ftp://there"}, "ftp:// is not known. Give an address with one of http://, https://"),
         (0, {"tracking_uri": "https://me:pass@there"}, "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
         (0, {"finish_wait_s": -1}, "finish_wait_s: -1 is invalid"),
         (1, {"identity": "browser"}, "identity: 'browser' is invalid: Input should be 'default', 'service_principal'"),

@@ -71,9 +71,8 @@ def _tracker(uri: str) -> Tracker:
     scheme = _scheme(uri)
     if scheme not in MODULES:
         problem = f"{scheme}:// is not known" if scheme else "has no scheme"
-        raise HouseError(
-            f"tracking_uri: {hide_secrets(uri)}: {problem}. Give http://, https://, sqlite:///FILE or azureml://."
-        )
+        known = ", ".join(f"{each}://" for each in MODULES)
+        raise HouseError(f"tracking_uri: {hide_secrets(uri)}: {problem}. Give an address with one of {known}.")
     return cast(Tracker, import_module(f"anemoi_house.tracking.servers.{MODULES[scheme]}"))
 
 
