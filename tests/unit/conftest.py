@@ -59,7 +59,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write two small datasets with the variables that our configs name and the sample's dates; return their folder."""
     folder = tmp_path_factory.mktemp("sample")
     used = OmegaConf.load(config_folder() / "data" / "house_gfs_hrrr.yaml").datasets.data
-    variables = ("gh_500", "t_850", *used.forcing, *used.diagnostic)
+    plotted = OmegaConf.load(config_folder() / "diagnostics" / "plot" / "house_nested.yaml").parameters
+    variables = tuple(dict.fromkeys([*plotted, *used.forcing, *used.diagnostic]))
     dates = DATES[0] + np.arange(120) * np.timedelta64(6, "h")
     write_store(folder / "hrrr.zarr", *lam_grid(12, 14, 1.5), variables, dates)
     write_store(folder / "gfs.zarr", *globe_grid(), variables, dates)
