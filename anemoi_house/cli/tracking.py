@@ -19,13 +19,17 @@ def add(commands: Commands) -> None:
 
     text = "Send unsent records of runs to their tracking servers."
     more = (
-        "Nothing is sent twice, even after an interruption. Exit status 1 if something remains unsent: it gives up "
+        "Nothing is sent twice, even after an interruption. Exit status 1 if something remains unsent, or is "
+        "set aside because the server refused it: it gives up "
         "after 3 attempts on a server that cannot be reached, after 6 on one that fails or is overloaded, and after 1 "
         "on a refused sign-in. A run that another process is sending is skipped."
     )
     parser = add_command(commands, "sync", _sync, text, more)
     _add_run_folders(parser)
     parser.add_argument("--to", metavar="URI", help="another server: http://, https://, sqlite:///FILE, azureml://")
+    parser.add_argument("--retry-refused", action="store_true", help="send again what a server has refused")
+    text = "send everything again, as a new run if the server has lost or deleted the first"
+    parser.add_argument("--from-start", action="store_true", help=text)
     parser.add_argument("--watch", action="store_true", help="continue until Ctrl-C, and include new runs")
     parser.add_argument("--until-end", action="store_true", help=argparse.SUPPRESS)  # what the logger starts
 
@@ -49,4 +53,6 @@ def _sync(arguments: argparse.Namespace) -> int:
         if len(arguments.runs) != 1 or arguments.to or arguments.watch:
             raise HouseError("--until-end: takes one RUN_DIR and no other option.")
         return until_end(arguments.runs[0])
-    return sync(arguments.runs, arguments.to, arguments.watch)
+    if arguments.watch and (arguments.from_start or arguments.retry_refused):
+        raise HouseError("--watch: does not send again what is sent. Leave --from-start and --retry-refused out.")
+    return sync(arguments.runs, arguments.to, arguments.watch, arguments.from_start, arguments.retry_refused)

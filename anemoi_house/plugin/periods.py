@@ -38,8 +38,8 @@ def check_use_of_data(config: DictConfig) -> None:
 
     parts = checked_cutout(keys.get(config, keys.NESTED), config)["cutout"]
     datasets = [open_dataset(**{key: value for key, value in part.items() if key != "trim_edge"}) for part in parts]
-    dates = [_dates_of(stage, config, datasets) for stage in STAGES]
-    if len(shared := np.intersect1d(*dates)):
+    training, validation = (_dates_of(stage, config, datasets) for stage in STAGES)
+    if len(shared := np.intersect1d(training, validation)):
         LOGGER.warning(
             "%s and %s share %d dates, from %s to %s: the validation loss is not one of new dates.",
             *(*STAGES.values(), len(shared), str(shared[0])[:13], str(shared[-1])[:13]),

@@ -19,15 +19,15 @@ class AlreadySent:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._doubting = False
+        self._doubting = self._throughout = False
         self._newest: dict[str, tuple[int, int]] | None = None
         self._newest_asked = False
         self._histories: dict[str, set[tuple[Any, ...]]] = {}
         self._missing_in_a_row = 0
 
-    def doubt(self) -> None:
-        """Ask the server from here on, until it is clear that it has no more of the next points."""
-        self._doubting = True
+    def doubt(self, throughout: bool = False) -> None:
+        """Ask the server from here on: until it is clear that it has no more of the next points, or `throughout`."""
+        self._doubting, self._throughout = True, self._throughout or throughout
         self._newest_asked = False
         self._histories = {}
         self._missing_in_a_row = 0
@@ -44,7 +44,7 @@ class AlreadySent:
                 missing.append(point)
                 self._missing_in_a_row += 1
         # A call that the ledger misses starts where the ledger ends, and has no more points than this.
-        if self._missing_in_a_row >= self._server.limits.metrics:
+        if self._missing_in_a_row >= self._server.limits.metrics and not self._throughout:
             self._doubting = False
         return missing
 
@@ -55,11 +55,11 @@ class AlreadySent:
         if self._newest is not None and (point.step, point.time) > self._newest.get(point.key, (-(2**63), 0)):
             return False
         if point.key not in self._histories:
-            self._histories[point.key] = set(map(_comparable, self._server.history(run_id, point.key)))
-        return _comparable(point) in self._histories[point.key]
+            self._histories[point.key] = set(map(comparable, self._server.history(run_id, point.key)))
+        return comparable(point) in self._histories[point.key]
 
 
-def _comparable(point: MetricPoint) -> tuple[Any, ...]:
+def comparable(point: MetricPoint) -> tuple[Any, ...]:
     """Return a point as servers keep it: their databases have no infinity, and NaN is equal to nothing."""
     if point.value != point.value:
         return point._replace(value=0.0), "NaN"

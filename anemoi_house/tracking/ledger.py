@@ -56,10 +56,20 @@ class Ledger:
         Time of the last record before `offset`, in ms.
     lineage : dict
         Tags for the run's parents that hold a local id because the server has no run of that id yet.
+    refused_at : list of int
+        Bytes at which the artifacts begin that the server refused.
     refused : list of dict
         The first records that the server refused for good, with its reason.
     refused_count, damaged : int
         Number of refused records, and of lines of the spool that cannot be read.
+    refused_rows : dict
+        Number of refused rows of each metric.
+    waiting : list of int
+        Bytes at which the records of artifacts begin that could not be sent, while what follows them was.
+    anew : bool
+        Whether the run is sent again from its start: to a new run, if the server has lost the first or deleted it.
+    in_doubt : bool
+        Whether the server may lack anything before `offset`, so that it is asked about each row.
     error : dict or None
         The last failure: `message`, `since`, `at` (times in s). None if the last call succeeded.
     updated : float
@@ -82,9 +92,14 @@ class Ledger:
     closed: bool = False
     last: int | None = None
     lineage: dict[str, str] = field(default_factory=dict)
+    refused_at: list[int] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     refused_count: int = 0
     damaged: int = 0
+    refused_rows: dict[str, int] = field(default_factory=dict)
+    waiting: list[int] = field(default_factory=list)
+    anew: bool = False
+    in_doubt: bool = False
     error: dict[str, Any] | None = None
     updated: float = 0.0
 
@@ -111,6 +126,11 @@ class Ledger:
         self.refused_count += 1
         if len(self.refused) < MOST_REFUSED:
             self.refused.append({"offset": offset, "what": what, "reason": reason})
+
+    def again(self, anew: bool = False) -> Ledger:
+        """Return the ledger with which everything is sent again; what the server has is asked for, and left out."""
+        kept = {} if anew else {"run_id": self.run_id, "experiment_id": self.experiment_id, "lineage": self.lineage}
+        return Ledger(self.path, self.uri, anew=anew, in_doubt=True, **kept)  # type: ignore[arg-type]
 
     def fail(self, message: str) -> None:
         """Write a failure down."""

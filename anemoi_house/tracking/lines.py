@@ -37,6 +37,7 @@ def sent_line(spool: Spool, ledger: Ledger) -> str:
         first = ledger.refused[0]
         line += f"; {ledger.refused_count} refused there: {first['what']}: {first['reason']}"
         line += " ..." if ledger.refused_count > 1 else ""
+        line += "; to send it again: anemoi-house sync --retry-refused"
     if damaged := ledger.damaged + bool(ledger.closed and spool.torn()):
         line += f"; {counted(damaged, 'damaged line')} in the record left out"
     return line

@@ -42,7 +42,8 @@ class Pending:
     @cached_property
     def left(self) -> Counter[str]:
         """Numbers of `records`, metric `rows` and `artifacts` to send."""
-        return counts(self._spool, self.ledger.offset)
+        waiting = len(self.ledger.waiting)
+        return counts(self._spool, self.ledger.offset) + Counter(records=waiting, artifacts=waiting)
 
 
 def counts(spool: Spool, offset: int) -> Counter[str]:

@@ -19,14 +19,15 @@ from typing import Any
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking.already_sent import AlreadySent
 from anemoi_house.tracking.batches import DAMAGED, Batch, BatchReader
+from anemoi_house.tracking.confirm import lacking_artifacts, lacking_rows
 from anemoi_house.tracking.ledger import Ledger
 from anemoi_house.tracking.records import is_valid
 from anemoi_house.tracking.server_run import ServerRun
-from anemoi_house.tracking.servers.base import MetricPoint, Server
-from anemoi_house.tracking.servers.failures import RefusedError, one_line
+from anemoi_house.tracking.servers.base import RUN_TAG, MetricPoint, Server
+from anemoi_house.tracking.servers.failures import RefusedError, ServerError, UnavailableError, one_line
 from anemoi_house.tracking.spool import Spool
 from anemoi_house.tracking.terminal_log import TerminalLog
-from anemoi_house.tracking.uploads import Uploads
+from anemoi_house.tracking.uploads import Uploads, fitting
 
 QUIET_S = 1.0
 """Silence after an `end` that shows that nothing follows it."""
@@ -56,12 +57,17 @@ class Sender:
             before = self.ledger
             self.ledger = Ledger(before.path, uri, run_id=before.run_id, experiment_id=before.experiment_id)
         self._already = AlreadySent(server)
+        if self.ledger.in_doubt:
+            self._already.doubt(throughout=True)
+        self.outdated = False
+        """Whether the ledger was set back, so that another sender has to read it."""
         self._run = ServerRun(spool, server, self.ledger, on_existing=self._already.doubt)
         self._batches = BatchReader(spool, server.limits)
         self._uploads = Uploads(server)
         self._terminal = TerminalLog(server, self.ledger)
         self._over: list[dict[str, Any]] = []
         self._refusals: Counter[tuple[str, bool]] = Counter()
+        self._suspected: set[tuple[int, str]] = set()
         self._newest: dict[str, int] = {}
         self._send_kind: dict[str, Callable[[Batch], None]] = {
             "start": self._send_start,
@@ -100,7 +106,7 @@ class Sender:
                 busy = True
         except BaseException as failure:
             self._batches.restart()
-            if isinstance(failure, HouseError):
+            if isinstance(failure, HouseError) and not self.outdated:
                 self.ledger.fail(one_line(str(failure)))
             raise
         if self.ledger.error is not None:
@@ -141,18 +147,52 @@ class Sender:
         quiet = time.time() - self.spool.records_path.stat().st_mtime > QUIET_S
         if alive and not (self.ledger.session_end and quiet):
             self._send_terminal(final=False)
+            self._send_waiting()
             return False
         end = self.ledger.session_end or {"status": "KILLED", "t": self.ledger.last or self.spool.start()["t"]}
-        self._finish(end["status"], end["t"])
+        self._finish(end["status"], end["t"], self.ledger.offset)
         self.ledger.write()
         return False
 
-    def _finish(self, status: str, time_ms: int) -> None:
-        """Send what waits for the end of the run, and its final status."""
+    def _finish(self, status: str, time_ms: int, offset: int) -> None:
+        """Send the final status of the run and what waits for its end; ask whether the server has everything."""
+        if self.ledger.session_end is None or self.ledger.status != status:
+            self._run.set_ended(status, time_ms)
         self._send_terminal(final=True)
         self._send_over()
+        self._send_waiting()
         self._run.name_missing_parents()
-        self._run.set_ended(status, time_ms)
+        if offset >= self.spool.size - self.spool.torn():
+            self._confirm()
+        self.ledger.closed, self.ledger.in_doubt = True, False
+
+    def _confirm(self) -> None:
+        """Ask the server whether it has all rows and artifacts; if it does not, set the ledger back."""
+        run_id = self._run.id()
+        lacking = lacking_rows(self.spool, self.server, run_id, self.ledger.refused_rows)
+        lacking = f"metric {lacking}" if lacking else ""
+        if not lacking and self.server.overwrites:
+            lacking = ", ".join(lacking_artifacts(self.server, run_id, self._sizes()))
+        if not lacking:
+            return
+        failure = UnavailableError(
+            f"{self.server.name} accepted everything, but does not have all of it ({lacking})",
+            attempts=1 if self.ledger.in_doubt else 2,
+        )
+        self.ledger.again().fail(str(failure))
+        self.outdated = True
+        raise failure
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the size of each artifact that the server should have, by its name."""
+        found: dict[str, int] = {}
+        for record in self.spool.records():
+            data = record.data
+            if data and data["kind"] == "artifact" and is_valid(data) and not self._problem_with(data):
+                found[fitting(data["path"])] = data["size"]
+                if record.begin in self.ledger.refused_at:
+                    del found[fitting(data["path"])]
+        return found
 
     # Kinds of records
 
@@ -164,7 +204,12 @@ class Sender:
 
     def _send_end(self, batch: Batch) -> None:
         (end,) = batch.records
-        self._finish(end["status"], end["t"])
+        try:
+            self._finish(end["status"], end["t"], batch.end)
+        except UnavailableError:
+            if self.outdated:
+                raise
+            self._run.check()  # what waits is tried again at the end of the spool
         self.ledger.session_end = {"status": end["status"], "t": end["t"]}
 
     def _send_metrics(self, batch: Batch) -> None:
@@ -181,13 +226,14 @@ class Sender:
         for part in filter(None, (others, hopeless)):
             try:
                 self.server.log_metrics(self._run.id(), part)
-            except RefusedError as refused:
+            except ServerError as failure:
                 self._already.doubt()
-                if part is hopeless:
+                refused = self._as_refusal(failure)
+                if part is hopeless and not refused.suspected:
                     for point in part:
-                        self.ledger.refuse(offset, _label(point), str(refused))
+                        self._refuse(offset, point, _label(point), refused)
                     continue
-                self._refusals[_likeness(part[0])] += len(part) == 1
+                self._refusals[_likeness(part[0])] += len(part) == 1 and not refused.suspected
                 self._bisect(part, refused, offset, lambda half: self._log_points(half, offset), _label)
             except BaseException:
                 self._already.doubt()
@@ -214,8 +260,8 @@ class Sender:
         def send(part: list[tuple[str, str]]) -> None:
             try:
                 log(self._run.id(), dict(part))
-            except RefusedError as refused:
-                self._bisect(part, refused, offset, send, lambda pair: f"{what} {pair[0]}")
+            except ServerError as failure:
+                self._bisect(part, self._as_refusal(failure), offset, send, lambda pair: f"{what} {pair[0]}")
 
         while pairs:
             part: dict[str, str] = {}
@@ -240,25 +286,75 @@ class Sender:
         """Send refused items in two halves, down to the single item that the server refuses."""
         self._run.check()
         if len(items) == 1:
-            self.ledger.refuse(offset, label(items[0]), str(refused))
+            what = label(items[0])
+            if refused.suspected and (offset, what) not in self._suspected:
+                self._suspected.add((offset, what))
+                send(items)
+            else:
+                self._refuse(offset, items[0], what, refused)
             return
         middle = len(items) // 2
         send(items[:middle])
         send(items[middle:])
 
+    def _as_refusal(self, failure: ServerError) -> RefusedError:
+        """Return a failure that is due to what was sent as a refusal; raise any other."""
+        if isinstance(failure, RefusedError):
+            return failure
+        if not (isinstance(failure, UnavailableError) and failure.own):
+            raise failure
+        self.server.set_tags(self._run.id(), {RUN_TAG: self.spool.run_id})  # fails if the server takes nothing
+        return RefusedError(str(failure), suspected=True)
+
+    def _refuse(self, offset: int, item: Any, what: str, refused: RefusedError) -> None:
+        self.ledger.refuse(offset, what, str(refused))
+        if isinstance(item, MetricPoint):
+            self.ledger.refused_rows[item.key] = self.ledger.refused_rows.get(item.key, 0) + 1
+
     def _send_artifact(self, batch: Batch) -> None:
         (data,) = batch.records
+        if not self.ledger.waiting:  # otherwise it waits behind them: they may be versions of it
+            try:
+                self._upload(data, batch.begin)
+                return
+            except UnavailableError:
+                self._run.check()  # fails if the server takes nothing
+        if not self._problem_with(data):
+            self._newest[f"artifact {data['path']}"] = batch.begin
+        self.ledger.waiting.append(batch.begin)
+
+    def _send_waiting(self) -> None:
+        """Try the artifacts that wait again; those that fail wait behind the others."""
+        failure, failed = None, 0
+        for begin in list(self.ledger.waiting):
+            record = next(iter(self.spool.records(begin)), None)
+            self.ledger.waiting.remove(begin)
+            try:
+                if record is not None and record.data is not None:
+                    self._upload(record.data, begin)
+                failed = 0
+            except UnavailableError as unavailable:
+                self.ledger.waiting.append(begin)
+                failure, failed = unavailable, failed + 1
+            self.ledger.write()
+            if failed == HOPELESS:
+                break
+        if failure is not None:
+            raise failure
+
+    def _upload(self, data: Mapping[str, Any], begin: int) -> None:
         label = f"artifact {data['path']}"
-        if self.server.overwrites and not self._is_newest(label, batch.begin):
+        if self.server.overwrites and not self._is_newest(label, begin):
             return
         if problem := self._problem_with(data):
-            self.ledger.refuse(batch.begin, label, problem)
+            self.ledger.refuse(begin, label, problem)
             return
         try:
-            self._uploads.send(self._run.id(), self.spool.folder / data["file"], data["path"], data["sha256"])
+            self._uploads.send(self._run.id(), self.spool.folder / data["file"], fitting(data["path"]), data["sha256"])
         except RefusedError as refused:
             self._run.check()
-            self.ledger.refuse(batch.begin, label, str(refused))
+            self.ledger.refuse(begin, label, str(refused))
+            self.ledger.refused_at.append(begin)
 
     def _problem_with(self, data: Mapping[str, Any]) -> str:
         """Return what is wrong with the file of an artifact; empty if nothing is."""
@@ -273,8 +369,18 @@ class Sender:
             self._terminal.add(data["text"])
 
     def _send_terminal(self, final: bool) -> None:
-        if (run_id := self._run.known_id) is not None:
+        if (run_id := self._run.known_id) is None:
+            return
+        try:
             self._terminal.send(run_id, final)
+        except RefusedError as refused:
+            self.ledger.refuse(self.ledger.offset, "terminal output", str(refused))
+            self._terminal.give_up()
+        except UnavailableError:
+            if final:
+                raise
+            self._run.check()  # fails if the server takes nothing
+            self._terminal.postpone()
 
     def _collect_over(self, batch: Batch) -> None:
         self._over += batch.records
@@ -283,7 +389,10 @@ class Sender:
         if len(self._over) > self.ledger.over_sent:
             listed = [{key: value for key, value in each.items() if key != "kind"} for each in self._over]
             content = json.dumps(listed, indent=1, ensure_ascii=False).encode()
-            self._uploads.send_bytes(self._run.id(), content, OVER)
+            try:
+                self._uploads.send_bytes(self._run.id(), content, OVER)
+            except RefusedError as refused:
+                self.ledger.refuse(self.ledger.offset, OVER, str(refused))
             self.ledger.over_sent = len(self._over)
 
     def _count_damaged(self, batch: Batch) -> None:
@@ -320,7 +429,7 @@ class Sender:
                 self._newest.update({f"tag {key}": begin for key in data["values"]})
             case "artifact" if is_valid(data) and not self._problem_with(data):
                 self._newest[f"artifact {data['path']}"] = begin
-                self._uploads.versions[data["path"]] += sent
+                self._uploads.versions[fitting(data["path"])] += sent
 
     def _is_newest(self, what: str, begin: int) -> bool:
         return begin >= self._newest.get(what, begin)

@@ -64,7 +64,7 @@ class ServerRun:
     def set_ended(self, status: str, time_ms: int) -> None:
         """Set the final status of the run."""
         self._server.set_status(self.id(), status, time_ms)
-        self._ledger.status, self._ledger.closed = status, True
+        self._ledger.status = status
 
     def name_parents(self, start: Mapping[str, Any]) -> None:
         """Set the tags of the parents that a restart names."""
@@ -99,8 +99,8 @@ class ServerRun:
     def _existing(self, run: RemoteRun | None) -> RemoteRun:
         if run is None or run.deleted:
             raise GoneError(
-                f"the run was deleted on {self._server.name} and is not created again; restore it there, or remove "
-                f"{self._ledger.path} and the tag {RUN_TAG} of the deleted run to send it as a new run"
+                f"the run was deleted on {self._server.name} and is not created again; restore it there, or send it as "
+                f"a new run: anemoi-house sync --from-start {self._spool.folder}"
             )
         self._on_existing()
         return run
@@ -108,6 +108,8 @@ class ServerRun:
     def _adopt(self, start: Mapping[str, Any]) -> RemoteRun | None:
         """Return the run that the server had before the training began, such as that of a job in Azure ML."""
         run = self._server.run(start["server_run"]) if start.get("server_run") else None
+        if run is not None and run.deleted and self._ledger.anew:
+            return None
         if run is not None:
             self._existing(run)
             self._server.set_tags(run.run_id, {RUN_TAG: self._spool.run_id, **self._lineage(start)})
@@ -137,7 +139,7 @@ class ServerRun:
         """Return the first of the runs with our tag, and discard further ones that we have created."""
         active = sorted((run for run in found if not run.deleted), key=_precedence)
         if not active:
-            return self._existing(found[0]) if found else None
+            return self._existing(found[0]) if found and not self._ledger.anew else None
         for run in active[1:]:
             if self._ledger.creating and run.tags.get(CREATED_TAG) == self._ledger.creating:
                 self._server.discard(run.run_id)

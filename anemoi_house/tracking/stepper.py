@@ -9,7 +9,7 @@ from typing import Any
 
 from anemoi_house.errors import HouseError
 from anemoi_house.tracking import lines
-from anemoi_house.tracking.ledger import sender_lock
+from anemoi_house.tracking.ledger import Ledger, sender_lock
 from anemoi_house.tracking.lock import BusyError, HeartbeatLock
 from anemoi_house.tracking.sender import Sender
 from anemoi_house.tracking.servers import connect as servers
@@ -28,9 +28,13 @@ class Job:
     ----------
     to : str, optional
         Address of another server than the one that each run is meant for.
+    from_start, retry_refused : bool
+        Whether to send everything again, as a new run if the server has lost the first; what was set aside again.
     """
 
     to: str | None = None
+    from_start: bool = False
+    retry_refused: bool = False
     servers: dict[str, Server] = field(default_factory=dict)
     given_up: dict[str, str] = field(default_factory=dict)
     """Servers that were given up, with the reason."""
@@ -43,6 +47,10 @@ class Job:
         if not uri:
             raise HouseError("it names no server; give one with --to URI")
         return servers.target(uri, given)
+
+    def is_again(self, ledger: Ledger) -> bool:
+        """Return whether the run of a ledger is to be sent again."""
+        return self.from_start or (self.retry_refused and ledger.refused_count > 0)
 
     def server(self, target: dict[str, Any]) -> Server:
         """Return the connection to a server, the same one for all runs."""
@@ -92,6 +100,9 @@ class Stepper:
             target = self._job.target(self.spool)
             self._lock = sender_lock(self.spool, target["uri"])
             try:
+                ledger = Ledger.of(self.spool, target["uri"])
+                if self._job.is_again(ledger):
+                    ledger.again(anew=self._job.from_start).write()
                 self.sender = Sender(self.spool, target["uri"], self._job.server(target))
             except BaseException:
                 self.close()
@@ -127,6 +138,8 @@ class Stepper:
         except BusyError:
             raise
         except Exception:
+            if self.sender is not None and self.sender.outdated:
+                self.sender = Sender(self.spool, self.sender.ledger.uri, self.sender.server)
             self.failures += 1
             self._failed_at = time.monotonic()
             raise

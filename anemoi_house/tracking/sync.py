@@ -32,7 +32,13 @@ LINGER_S = 3.0
 """How long a training may still log after it has recorded its end."""
 
 
-def sync(paths: Sequence[Path], to: str | None = None, watch: bool = False) -> int:
+def sync(
+    paths: Sequence[Path],
+    to: str | None = None,
+    watch: bool = False,
+    from_start: bool = False,
+    retry_refused: bool = False,
+) -> int:
     """Send runs to their servers.
 
     Parameters
@@ -44,10 +50,15 @@ def sync(paths: Sequence[Path], to: str | None = None, watch: bool = False) -> i
     watch : bool
         Continue until Ctrl-C: with runs that are being trained, with new ones, and while a server is unreachable.
 
+    from_start : bool
+        Send everything again, as a new run if the server has lost the first.
+    retry_refused : bool
+        Send again what was set aside.
+
     Returns
     -------
     int
-        Exit status: 0 if everything is sent.
+        Exit status: 0 if everything is sent, and the server has it.
 
     Raises
     ------
@@ -57,7 +68,7 @@ def sync(paths: Sequence[Path], to: str | None = None, watch: bool = False) -> i
     if to is not None:
         check_uri(to)
     logging.disable(logging.CRITICAL)  # libraries would report every failure in their own way
-    job = Job(to)
+    job = Job(to, from_start, retry_refused)
     spools = find(paths, may_be_empty=watch)
     try:
         if watch:
@@ -128,8 +139,8 @@ def _outcome(spool: Spool, job: Job) -> tuple[str, bool]:
     try:
         uri = job.target(spool)["uri"]
         state = Pending(spool, uri)
-        if state.complete and not state.ledger.lineage:
-            return sent_line(spool, state.ledger), True
+        if state.complete and not state.ledger.lineage and not job.is_again(state.ledger):
+            return sent_line(spool, state.ledger), not state.ledger.refused_count
         if uri in job.given_up:
             return left_line(spool, uri, job.given_up[uri], job.to), False
         with closing(Stepper(spool, job)) as stepper:
@@ -138,11 +149,11 @@ def _outcome(spool: Spool, job: Job) -> tuple[str, bool]:
     except BusyError as busy:
         state = Pending(spool, uri)
         line = sent_line(spool, state.ledger) if state.complete else f"{label(spool)}: {busy}; nothing to do here"
-        return line, state.complete
+        return line, state.complete and not state.ledger.refused_count
     except Exception as mistake:  # this run alone fails
         return f"{label(spool)}: {problem(mistake)}", False
     if failure is None:
-        return sent_line(spool, ledger), True
+        return sent_line(spool, ledger), not ledger.refused_count
     if isinstance(failure, UnavailableError):
         job.given_up[uri] = str(failure)
     return left_line(spool, uri, str(failure), job.to), False

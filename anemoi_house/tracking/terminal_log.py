@@ -48,6 +48,14 @@ class TerminalLog:
         while self._waiting and (final or self._waiting >= PART_BYTES or age_s >= PART_EVERY_S):
             self._send_part(run_id)
 
+    def postpone(self) -> None:
+        """Wait as long as after a success before output that is not final is due."""
+        self._sent_at = time.monotonic()
+
+    def give_up(self) -> None:
+        """Leave out what is waiting."""
+        self._note(self._waiting)
+
     @property
     def _waiting(self) -> int:
         return max(0, len(self._output) - self._ledger.terminal_sent)

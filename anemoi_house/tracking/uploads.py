@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from anemoi_house.tracking.servers.base import Server
 from anemoi_house.tracking.servers.failures import ExistsError
+
+_NOT_KEPT = re.compile(r"[?#%\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LONGEST_NAME = 200
 
 
 class Uploads:
@@ -56,6 +60,23 @@ class Uploads:
         """Send content as a file."""
         with as_file(content) as local:
             self.send(run_id, local, path, hashlib.sha256(content).hexdigest())
+
+
+def fitting(path: str) -> str:
+    """Return the name under which an artifact is sent: its path, or one like it that every server keeps as it is.
+
+    MLflow decodes names once more than clients encode them, and file systems have names of at most 255 bytes.
+    """
+    parts = []
+    for part in path.split("/"):
+        plain = _NOT_KEPT.sub("_", part)
+        if plain != part or len(plain.encode()) > _LONGEST_NAME:
+            pure = PurePosixPath(plain)
+            stem = pure.stem.encode()[:150].decode(errors="ignore")
+            suffix = pure.suffix.encode()[:30].decode(errors="ignore")
+            plain = f"{stem}-{hashlib.sha256(part.encode(errors='replace')).hexdigest()[:8]}{suffix}"
+        parts.append(plain)
+    return "/".join(parts)
 
 
 def numbered(path: str, number: int) -> str:

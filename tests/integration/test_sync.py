@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.messages import Answer, Incoming
 from tracking.azure import AzureFront
 from tracking.fixtures import azure_front, mlflow_server, plain_front, template_database  # noqa: F401
 from tracking.front import Front
@@ -38,7 +39,7 @@ from anemoi_house.tracking.pending import Pending
 from anemoi_house.tracking.servers import azure_sign_in, base, mlflow
 from anemoi_house.tracking.servers.connect import connect
 from anemoi_house.tracking.spool import Spool
-from anemoi_house.tracking.uploads import numbered
+from anemoi_house.tracking.uploads import fitting, numbered
 from anemoi_house.tracking.writer import SpoolWriter
 
 pytestmark = pytest.mark.alone
@@ -357,12 +358,93 @@ def test_what_the_server_refuses_is_set_aside(
         end(),
     ]
     spool = write_spool(tmp_path / RUN_ID, said, mlflow_server.uri)
-    assert main(["sync", str(spool.folder)]) == 0
+    assert main(["sync", str(spool.folder)]) == 1
     assert "42 refused there: parameter a: Changing param values is not allowed" in capsys.readouterr().out
     run = only(mlflow_server)
     assert run["params"] == {"a": "1", "b": "2", "c": "3"}
     assert Counter(row[0] for row in run["metrics"]) == {"good": 40, "fine": 40}
     assert run["artifacts"] == {"good.txt": b"y"}
+
+
+def test_slow_is_not_away_and_names_of_artifacts_are_kept(
+    plain_front: Front, mlflow_server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a?b.png", "a#1.png", "%41.png", "two\nlines.png", f"{'x' * 300}.png", "a b/é.png", "a.png", "A.png"]
+    said = [start(RUN_ID), *(artifact(name, name) for name in names), metrics(("a", 1.0, 0)), end()]
+    spool = write_spool(tmp_path / RUN_ID, said, plain_front.uri)
+    plain_front.fail("artifacts/.*/a.png$", kind="slow", seconds=2)  # longer than TIMEOUT_S
+    assert main(["sync", str(spool.folder)]) == 0, capsys.readouterr().out
+    had = only(mlflow_server)["artifacts"]
+    assert had == {fitting(name): name.encode() for name in names}
+    assert plain_front.count("artifacts/.*/a.png$") == 1
+    assert had["a b/é.png"]
+
+
+ODD_ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
+    "a page of a firewall": (
+        {"path": "log-batch", "status": 400, "body": "<html>blocked</html>"},
+        "something before",
+    ),
+    "a page of a sign-in": ({"path": "artifacts", "kind": "html", "method": "PUT"}, "does not have all of it"),
+    "JSON of others": ({"path": "log-batch", "status": 200, "body": '{"ok": true}'}, "does not have all of it"),
+    "nothing": ({"path": "", "status": 200, "body": ""}, "not one of MLflow"),
+    "a redirect to a sign-in": (
+        {"path": "artifacts", "status": 302, "method": "PUT", "headers": {"Location": "/health"}},
+        "does not have all of it",
+    ),
+    "access denied for files": ({"path": "artifacts", "status": 403, "method": "PUT", "body": "no"}, "access denied"),
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS)
+def test_whatever_answers_complete_is_never_wrong(
+    answer: str,
+    plain_front: Front,
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fault, told = ODD_ANSWERS[answer]
+    spool = whole(tmp_path, plain_front.uri)
+    plain_front.fail(**fault)
+    for _ in range(2):
+        assert main(["sync", str(spool.folder)]) == 1
+        assert told in capsys.readouterr().out
+    plain_front.heal()
+    assert main(["sync", str(spool.folder)]) == 0, capsys.readouterr().out
+    assert capsys.readouterr().out == f"tnbd_sample 01234567: complete at {plain_front.uri}\n"
+    check(spool, only(mlflow_server))
+
+
+def test_what_is_too_large_for_a_proxy_is_split_or_set_aside(
+    plain_front: Front, mlflow_server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spool = whole(tmp_path, plain_front.uri)
+    write_spool(tmp_path / RUN_ID, [artifact("large.txt", "x" * 50_000)], plain_front.uri)
+    answer = plain_front.answer
+
+    def limited(incoming: Incoming) -> Answer:
+        return Answer(413, b"<html>413</html>") if len(incoming.body) > 40_000 else answer(incoming)
+
+    plain_front.answer = limited  # type: ignore[method-assign]
+    assert main(["sync", str(spool.folder)]) == 1
+    assert "1 refused there: artifact large.txt: too large for 127.0.0.1" in capsys.readouterr().out
+    assert only(mlflow_server)["metrics"] == rows_of(spool)
+    plain_front.answer = answer  # type: ignore[method-assign]
+    assert main(["sync", str(spool.folder), "--retry-refused"]) == 0
+    check(spool, only(mlflow_server))
+    assert sorted(map(str, Counter(plain_front.metrics))) == sorted(map(str, plain_front.metrics))
+
+
+def test_a_number_that_the_client_cannot_say_is_set_aside(
+    mlflow_server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = metrics(("a", 1.0, 0), ("b", 1.0, 0))
+    rows["rows"].append(["a", 1.0, T0, 2**63])
+    spool = write_spool(tmp_path / RUN_ID, [start(RUN_ID), rows, *records(30), end()], mlflow_server.uri)
+    assert main(["sync", str(spool.folder)]) == 1
+    assert f"1 refused there: metric a at step {2**63}: MLflow's client cannot send it" in capsys.readouterr().out
+    assert len(only(mlflow_server)["metrics"]) == 602
 
 
 # Next to a training

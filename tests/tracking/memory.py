@@ -193,6 +193,16 @@ class MemoryServer(Server):
 
         self._call("upload", work)
 
+    def has_rows(self, run_id: str, key: str, count: int) -> bool:
+        return self._call("has_rows", lambda: sum(row[0] == key for row in self.memory.runs[run_id].rows) >= count)
+
+    def sizes(self, run_id: str, folder: str) -> dict[str, int]:
+        def work() -> dict[str, int]:
+            found = self.memory.runs[run_id].artifacts
+            return {name: len(found[name]) for name in found if name.rpartition("/")[0] == folder}
+
+        return self._call("sizes", work)
+
     def artifact(self, run_id: str, name: str) -> bytes | None:
         return self._call("artifact", lambda: self.memory.runs[run_id].artifacts.get(name))
 

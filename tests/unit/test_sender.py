@@ -32,7 +32,7 @@ from anemoi_house.tracking.pending import Pending
 from anemoi_house.tracking.sender import Sender
 from anemoi_house.tracking.servers.failures import GoneError, UnavailableError
 from anemoi_house.tracking.spool import Spool
-from anemoi_house.tracking.uploads import numbered
+from anemoi_house.tracking.uploads import fitting, numbered
 
 URI = "http://memory"
 
@@ -496,3 +496,133 @@ def test_a_ledger_that_cannot_be_made_out_is_as_none(run_folder: Path, content: 
     ledger_path(spool, URI).write_bytes(content)
     send(spool, MemoryServer(memory))
     assert had_rows(only(memory)) == wanted_rows(spool)
+
+
+# One thing that fails holds up nothing else
+
+
+def advance_to_the_end(sender: Sender) -> None:
+    while sender.advance():
+        pass
+
+
+def failing(*kinds: str, failure: Exception) -> Any:
+    """Return a fault of all calls of these kinds."""
+
+    def fault(name: str, done: bool) -> None:
+        if name in kinds and not done:
+            raise failure
+
+    return fault
+
+
+def test_records_pass_an_artifact_that_waits(run_folder: Path) -> None:
+    files = [artifact("a.png", "first"), artifact("b.png", "b"), artifact("a.png", "last")]
+    spool = write_spool(
+        run_folder, [start(), *files, {"kind": "terminal", "text": "x\n"}, metrics(("a", 1.0, 0)), end()]
+    )
+    memory = Memory()
+    server = MemoryServer(memory, fault=failing("upload", failure=UnavailableError("access denied (403)", 1)))
+    ledger_path(spool, URI).parent.mkdir()
+    sender = Sender(spool, URI, server)
+    with pytest.raises(UnavailableError):
+        advance_to_the_end(sender)
+    assert had_rows(only(memory)) == wanted_rows(spool)
+    assert only(memory).status == "FINISHED"
+    state = Pending(spool)
+    assert not state.complete
+    assert state.left["artifacts"] == 2  # of one name, only the last is due
+    server.fault = lambda name, done: None
+    send(spool, server)
+    assert only(memory).artifacts == {"a.png": b"last", "b.png": b"b", "terminal_log.txt": b"x\n"}
+    assert Pending(spool).complete
+
+
+def test_an_artifact_that_never_arrives_holds_up_no_other(run_folder: Path) -> None:
+    spool = write_spool(run_folder, [start(), *(artifact(f"{number}.png", str(number)) for number in range(9)), end()])
+    memory = Memory()
+
+    class Picky(MemoryServer):
+        def upload(self, run_id: str, local: Path, name: str) -> None:
+            if name in ("0.png", "1.png", "2.png", "3.png"):
+                raise UnavailableError("fails (500)", 6)
+            super().upload(run_id, local, name)
+
+    ledger_path(spool, URI).parent.mkdir()
+    sender = Sender(spool, URI, Picky(memory))
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            advance_to_the_end(sender)
+    assert only(memory).artifacts.keys() == {f"{number}.png" for number in range(4, 9)}
+    assert Pending(spool).left["artifacts"] == 4
+
+
+def test_what_a_server_fails_at_is_set_aside_if_it_takes_the_rest(run_folder: Path) -> None:
+    """As PostgreSQL does at a text with a NUL."""
+    spool = write_spool(
+        run_folder,
+        [start(), {"kind": "params", "values": {"a": "1", "bad": "2", "c": "3"}}, metrics(("a", 1.0, 0)), end()],
+    )
+    memory = Memory()
+
+    class Failing(MemoryServer):
+        def log_params(self, run_id: str, params: dict[str, str]) -> None:
+            if "bad" in params:
+                raise UnavailableError("fails (500)", 6, own=True)
+            super().log_params(run_id, params)
+
+    ledger = send(spool, Failing(memory)).ledger
+    assert only(memory).params == {"a": "1", "c": "3"}
+    assert [one["what"] for one in ledger.refused] == ["parameter bad"]
+    assert had_rows(only(memory)) == wanted_rows(spool)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(0, 40), max_size=4), st.booleans())
+def test_what_was_accepted_and_is_not_there_is_sent_again(
+    tmp_path_factory: pytest.TempPathFactory, ignored: set[int], overwrites: bool
+) -> None:
+    """As after a proxy that answers 200 by itself."""
+    rows = [metrics(*(("a", 1.0, 8 * call + row) for row in range(8))) for call in range(30)]
+    spool = write_spool(tmp_path_factory.mktemp("case") / "run", [start(), *rows, artifact("a.png", "a"), end()])
+    memory = Memory()
+    number = iter(range(1000))
+
+    class Ignoring(MemoryServer):
+        def log_metrics(self, run_id: str, points: Any) -> None:
+            if next(number) not in ignored:
+                super().log_metrics(run_id, points)
+
+        def upload(self, run_id: str, local: Path, name: str) -> None:
+            if next(number) not in ignored or not self.overwrites:
+                super().upload(run_id, local, name)
+
+    server = Ignoring(memory, overwrites)
+    ledger_path(spool, URI).parent.mkdir()
+    for _ in range(3):
+        try:
+            sender = Sender(spool, URI, server)
+            advance_to_the_end(sender)
+        except UnavailableError as lacking:
+            assert "does not have all of it" in str(lacking)  # noqa: PT017
+            assert not Pending(spool).complete
+    if Pending(spool).complete:
+        assert had_rows(only(memory)) == wanted_rows(spool)
+        assert only(memory).artifacts == {"a.png": b"a"}
+    else:
+        assert ignored & set(range(31, 70))  # also the second time
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
+@example("a?b.png", "a_b.png")
+@example("%41.png", "A.png")
+@example("x" * 300, "x" * 299)
+def test_names_of_artifacts_stay_apart_and_are_kept(one: str, other: str) -> None:
+    from urllib.parse import unquote
+
+    assert (fitting(one) == fitting(other)) == (one == other)
+    assert fitting(fitting(one)) == fitting(one)
+    assert unquote(fitting(one)) == fitting(one)
+    assert all(len(part.encode()) <= 255 for part in fitting(one).split("/"))
+    assert not set("?#\n\r") & set(fitting(one))

@@ -103,6 +103,13 @@ POOL = urllib3.HTTPConnectionPool("host")
         (Wrapper("INVALID_PARAMETER_VALUE: Response: {'Error': 'over the size limit'}", "INVALID_PARAMETER_VALUE"),
          RefusedError, "{'Error': 'over the size limit'}", 0),
         (Wrapper("BAD_REQUEST: no", "BAD_REQUEST"), RefusedError, "no", 0),
+        (Wrapper("API request to endpoint /x failed with error code 400 != 200. Response body: '<html>no</html>'",
+                 "BAD_REQUEST"), UnavailableError, "something before host answers (400): API request to endpoint /x "
+         "failed with error code 400 != 200. Response body: '<html>no</html>'", 3),
+        (Wrapper("x", json={"error": {"code": "validationerror"}}), UnavailableError,
+         "something before host answers (400): x", 3),
+        (Wrapper("API request to endpoint /x failed with error code 413 != 200. Response body: '<html>'"),
+         RefusedError, "too large for host (413)", 0),
         (Wrapper("(sqlite3.OperationalError) database is locked"), UnavailableError,
          "name is locked by another process", 3),
         (Wrapper("INTERNAL_ERROR: the store has a problem"), UnavailableError,

@@ -205,11 +205,42 @@ def test_what_is_left_out_is_told_of(outputs: Path, servers: Servers, capsys: py
     with spool.records_path.open("a") as lines:
         lines.write("{nonsense\n")
     write_spool(outputs / "run", [end()])
-    assert main(["sync"]) == 0
+    assert main(["sync"]) == 1
     assert capsys.readouterr().out == (
         "tnbd_sample run: complete at http://memory; 1 refused there: parameter p: Changing param values is not "
-        "allowed.; 1 damaged line in the record left out\n"
+        "allowed.; to send it again: anemoi-house sync --retry-refused; 1 damaged line in the record left out\n"
     )
+    assert main(["sync"]) == 1
+    (run,) = servers.memory.active()
+    run.params.clear()
+    assert main(["sync", "--retry-refused"]) == 1  # the first value is sent again too, and the second refused again
+    run.params["p"] = "2"
+    spool.records_path.write_text(spool.records_path.read_text().replace('{"p":"1"}', '{"p":"2"}'))
+    assert main(["sync", "--retry-refused"]) == 0
+    assert Pending(spool).ledger.refused_count == 0
+
+
+def test_a_run_that_the_server_has_lost_is_sent_from_its_start(
+    outputs: Path, servers: Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [start(), metrics(("a", 1.0, 0)), artifact("a.txt", "x"), end()]
+    spool = write_spool(outputs / "run", records)
+    assert main(["sync"]) == 0
+    for lost in (True, False):
+        if lost:
+            servers.memory.runs.clear()
+        else:
+            servers.memory.active()[0].deleted = True
+        write_spool(outputs / "run", [metrics(("a", 2.0, 1)), end()])
+        assert main(["sync"]) == 1
+        assert f"anemoi-house sync --from-start {spool.folder.relative_to(Path.cwd())}" in capsys.readouterr().out
+        assert main(["sync", "--from-start"]) == 0
+        (run,) = servers.memory.active()
+        assert had_rows(run) == wanted_rows(spool)
+        assert run.artifacts == {"a.txt": b"x"}
+    assert main(["sync", "--from-start"]) == 0
+    assert [len(run.rows) for run in servers.memory.active()] == [3]
+    assert main(["sync", "--from-start", "--watch"]) == 1
 
 
 def test_a_run_that_another_process_is_sending_is_left_to_it(

@@ -80,6 +80,8 @@ class Server(ABC):
 
     limits = Limits()
     overwrites = True
+    marks: Sequence[str] = ("error_code",)
+    """Keys by which a refusal is known to be the server's own; see `explain`."""
 
     def __init__(self, uri: str, name: str) -> None:
         self.uri, self.name = uri, name
@@ -129,6 +131,14 @@ class Server(ABC):
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
         """Return all points of a metric."""
 
+    def has_rows(self, run_id: str, key: str, count: int) -> bool:
+        """Return whether the server has at least so many points of a metric."""
+        return len(self.history(run_id, key)) >= count
+
+    def sizes(self, run_id: str, folder: str) -> dict[str, int] | None:
+        """Return the sizes of the artifacts in a folder by their names; None if that cannot be asked for."""
+        return None
+
     @abstractmethod
     def upload(self, run_id: str, local: Path, name: str) -> None:
         """Send a file under a name; raise an ExistsError if the name is taken and cannot be overwritten."""
@@ -139,7 +149,7 @@ class Server(ABC):
 
     def explain(self, failure: Exception) -> ServerError:
         """Return the error by which the sender decides what to do about a failure; its message has one line."""
-        return explain(failure, self.name, self.host)
+        return explain(failure, self.name, self.host, self.marks)
 
     @property
     def host(self) -> str:

@@ -25,15 +25,28 @@ class UnavailableError(ServerError):
     message : str
     attempts : int
         Failures in a row after which somebody who waits should give up; 1 for what only a person can fix.
+    own : bool
+        Whether the server itself says that it failed, which may be because of what it was sent.
     """
 
-    def __init__(self, message: str, attempts: int = 3) -> None:
+    def __init__(self, message: str, attempts: int = 3, own: bool = False) -> None:
         super().__init__(message)
-        self.attempts = attempts
+        self.attempts, self.own = attempts, own
 
 
 class RefusedError(ServerError):
-    """It will never succeed: the server rejects the request itself."""
+    """It will never succeed: the server rejects the request itself.
+
+    Parameters
+    ----------
+    message : str
+    suspected : bool
+        Whether the server only failed at it, while it takes something else.
+    """
+
+    def __init__(self, message: str, suspected: bool = False) -> None:
+        super().__init__(message)
+        self.suspected = suspected
 
 
 class ExistsError(ServerError):
@@ -62,7 +75,7 @@ _CODES = {
 }
 
 
-def explain(failure: Exception, name: str, host: str) -> ServerError:
+def explain(failure: Exception, name: str, host: str, marks: Sequence[str] = ("error_code",)) -> ServerError:
     """Return the error by which the sender decides what to do about a failure; its message has one line.
 
     Parameters
@@ -71,12 +84,16 @@ def explain(failure: Exception, name: str, host: str) -> ServerError:
         As MLflow, requests, SQLAlchemy or the Azure libraries raise it.
     name, host : str
         Of the server.
+    marks : sequence of str
+        Keys by which an answer is known to be the server's own, and not that of a proxy or a firewall.
 
     Returns
     -------
     ServerError
     """
     chain = failures(failure)
+    if (known := next((one for one in chain if isinstance(one, ServerError)), None)) is not None:
+        return known
     texts = " ".join(str(one) for one in chain)
     status, code = _status(chain, texts), str(getattr(failure, "error_code", ""))
     if (found := re.search(r"host='([^']+)', port=(\d+)", texts)) is not None:
@@ -102,14 +119,19 @@ def explain(failure: Exception, name: str, host: str) -> ServerError:
         return UnavailableError(f"{what} by {host} ({status}); check the credentials for this server", 1)
     if status == 429:
         return UnavailableError(f"{host} receives too many requests (429)", 6)
+    own = any(mark in body for body in map(_body, chain) for mark in marks)
     if status is not None and status >= 500:
         coded = len(chain) == 1 and code in _CODES and not _STATUS.search(texts)  # no answer had this status
         said = f"{code}: {one_line(_message(failure))}" if coded else status
-        return UnavailableError(f"{host} fails ({said})", 6)
+        return UnavailableError(f"{host} fails ({said})", 6, own)
     if status is None and any(_is_connection(one) for one in chain):
         return UnavailableError(f"cannot connect to {host}{reason_of_network(texts)}")
-    if status == 400 or code in _REFUSALS:
+    if status == 413:
+        return RefusedError(f"too large for {host} (413)")
+    if (status == 400 or code in _REFUSALS) and (own or status is None):  # without a status, the client says so
         return RefusedError(one_line(_message(failure)))
+    if status is not None and status != 404:
+        return UnavailableError(f"something before {host} answers ({status}): {one_line(_message(failure), 150)}")
     if status == 404:
         return UnavailableError(f"{host} does not have it (404): {one_line(_message(failure))}", 1)
     return UnavailableError(f"{name}: {one_line(_message(failure))}")
@@ -133,11 +155,19 @@ def _status(chain: Sequence[BaseException], texts: str) -> int | None:
             return status
     if found := _STATUS.search(texts):
         return int(next(filter(None, found.groups())))
-    body = getattr(chain[0], "json", None)
-    if isinstance(body, dict) and "error_code" not in body:
+    if (body := _body(chain[0])) and "error_code" not in body:
         return _status_of_azure(body)
     # With a cause it is no answer: MLflow's own checks use the same codes.
     return _CODES.get(getattr(chain[0], "error_code", "")) if len(chain) == 1 else None
+
+
+def _body(failure: BaseException) -> dict[str, Any]:
+    """Return the JSON object with which a server answered; an empty one if it answered otherwise."""
+    body = getattr(failure, "json", None)
+    if not isinstance(body, dict):
+        with suppress(Exception):  # what is no JSON fails in as many ways as there are libraries
+            body = failure.response.json()  # type: ignore[attr-defined]
+    return body if isinstance(body, dict) else {}
 
 
 def _status_of_azure(body: dict[str, Any]) -> int:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 shown_uri = hide_secrets
+_UPLOAD_S = 60
+_SLOWEST = 100_000
+"""Seconds that any artifact may take, and bytes a second of the slowest store that is waited for."""
 
 
 def check_uri(uri: str) -> None:
@@ -65,12 +70,12 @@ def prepare_process() -> None:
     os.environ.update(
         {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         }
     )
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_S))
     for name in ("MLFLOW_RUN_CONTEXT", "MLFLOW_ENABLE_ASYNC_LOGGING"):
         os.environ.pop(name, None)
 
@@ -131,6 +136,8 @@ class MlflowServer(Server):
                 f"the experiment {name!r} was deleted on {self.name}; restore it there and sync again, or send the "
                 "run to another server with --to URI"
             )
+        if not found.experiment_id:
+            raise UnavailableError(f"the answer of {self.host} is not one of MLflow: it names no experiment", 1)
         return found.experiment_id
 
     @explained
@@ -182,21 +189,21 @@ class MlflowServer(Server):
         """Send metrics, at most `limits.metrics`."""
         from mlflow.entities import Metric
 
-        self.client.log_batch(run_id, metrics=[Metric(*point) for point in points])
+        self.client.log_batch(run_id, metrics=_sayable([Metric(*point) for point in points]))
 
     @explained
     def log_params(self, run_id: str, params: dict[str, str]) -> None:
         """Send parameters, at most `limits.params`."""
         from mlflow.entities import Param
 
-        self.client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+        self.client.log_batch(run_id, params=_sayable([Param(key, value) for key, value in params.items()]))
 
     @explained
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         """Send tags, at most `limits.tags`."""
         from mlflow.entities import RunTag
 
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.client.log_batch(run_id, tags=_sayable([RunTag(key, value) for key, value in tags.items()]))
 
     @explained
     def newest(self, run_id: str) -> dict[str, tuple[int, int]] | None:
@@ -210,12 +217,39 @@ class MlflowServer(Server):
         return [MetricPoint(one.key, one.value, one.timestamp, one.step) for one in found]
 
     @explained
+    def has_rows(self, run_id: str, key: str, count: int) -> bool:
+        """Return whether the server has at least so many points of a metric."""
+        from mlflow.exceptions import MlflowException
+
+        token = base64.b64encode(json.dumps({"offset": count - 1}).encode()).decode() if count > 1 else None
+        try:
+            # The last of them alone: a history may have more rows than can be read in a minute.
+            return len(self.client._tracking_client.store.get_metric_history(run_id, key, 1, token)) > 0
+        except MlflowException as failure:
+            if failure.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            return len(self.history(run_id, key)) >= count  # an MLflow that cannot begin in the middle
+
+    @explained
+    def sizes(self, run_id: str, folder: str) -> dict[str, int] | None:
+        """Return the sizes of the artifacts in a folder by their names."""
+        found = self.client.list_artifacts(run_id, folder or None)
+        return {one.path: one.file_size for one in found if not one.is_dir}
+
+    @explained
     def upload(self, run_id: str, local: Path, name: str) -> None:
         """Send a file under a name; raise an ExistsError if the name is taken and cannot be overwritten."""
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or str(path) != name or not path.name:
             raise RefusedError("this name is not valid for an artifact")
-        self._upload(run_id, local, name)
+        usual = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_S))
+        fitting = _UPLOAD_S + local.stat().st_size // _SLOWEST
+        # A store may take long to answer for a large file, and the client has one timeout for everything.
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = usual if _seconds(usual) > fitting else str(fitting)
+        try:
+            self._upload(run_id, local, name)
+        finally:
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = usual
 
     @explained
     def artifact(self, run_id: str, name: str) -> bytes | None:
@@ -289,8 +323,24 @@ def _is_logged_in(uri: str) -> bool:
     return uri.rstrip("/") in (url for url, _ in TokenAuth.get_servers())
 
 
+def _seconds(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _sayable(items: list[Any]) -> list[Any]:
+    """Return items for a call of the client; raise a RefusedError if it could not say one of them."""
+    for item in items:
+        try:
+            item.to_proto()
+        except (TypeError, ValueError) as problem:
+            raise RefusedError(f"MLflow's client cannot send it: {one_line(str(problem), 100)}") from None
+    return items
+
+
 def _remote(run: Run) -> RemoteRun:
     info, data = run.info, run.data
+    if not info.run_id:
+        raise UnavailableError("the answer is not one of MLflow: it names no run", 1)
     used = bool(data.metrics or data.params) or info.status != "RUNNING"
     return RemoteRun(
         info.run_id, info.experiment_id, str(info.status), info.lifecycle_stage == "deleted", used, dict(data.tags)
