@@ -184,8 +184,22 @@ def find_spools(path: Path) -> list[Spool]:
     """
     if (path / "records.jsonl").is_file():
         return [Spool(path)]
-    for parent in path.resolve().parents[:3]:  # outputs/checkpoint/RUN_ID: its spool is in outputs/logs/mlflow
-        of_checkpoints = sorted(parent.glob(f"logs/*/{FOLDER}/{path.resolve().name}/records.jsonl"))
-        if of_checkpoints:
-            return [Spool(found.parent) for found in of_checkpoints]
-    return [Spool(found.parent) for found in sorted(path.glob(f"**/{FOLDER}/*/records.jsonl"))]
+    for named in dict.fromkeys((path.absolute(), path.resolve())):  # `checkpoint` may be a link to another disk
+        for parent in named.parents[:3]:  # outputs/checkpoint/RUN_ID: its spool is in outputs/logs/mlflow
+            of_checkpoints = sorted(parent.glob(f"logs/*/{FOLDER}/{named.name}/records.jsonl"))
+            if of_checkpoints:
+                return [Spool(found.parent) for found in of_checkpoints]
+    return [Spool(found.parent) for folder in _folders(path) for found in sorted(folder.glob("*/records.jsonl"))]
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """Yield the folders of spools below a path, each once; links are followed, since `logs` may be one."""
+    seen = set()
+    for root, folders, _ in os.walk(path, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen or os.path.basename(root) == FOLDER:
+            folders.clear()
+        if real not in seen and os.path.basename(root) == FOLDER:
+            yield Path(root)
+        seen.add(real)
+        folders.sort()

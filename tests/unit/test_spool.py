@@ -188,6 +188,18 @@ def test_what_a_disk_never_takes_is_counted(tmp_path, reported, monkeypatch):
     assert reported[-1].startswith(f"{tmp_path}: 3 records could not be written")
 
 
+def test_a_record_that_json_cannot_hold_is_counted_and_ends_nothing(writer, reported):
+    for value in (object(), 1j, 10**5000, {1: {2}}):
+        writer.put({"kind": "metrics", "rows": [["loss", value, 1, 1]]})
+    writer.put(START)
+    assert writer.flush(5)
+    assert data_of(writer.folder) == [START]
+    (line,) = reported
+    assert line.startswith(f"{writer.folder}: a record of metrics cannot be written and is lost (")
+    writer.close(1)
+    assert reported[1].startswith(f"{writer.folder}: 4 records could not be written and are lost (")
+
+
 def test_artifacts_are_copies_with_a_digest(writer, tmp_path):
     import hashlib
 
@@ -244,6 +256,20 @@ def test_finding_spools(tmp_path):
     assert [each.run_id for each in find_spools(root / "checkpoint" / "b")] == ["b"]
     assert [each.run_id for each in find_spools(root / "logs" / "mlflow" / "spool" / "a")] == ["a"]
     assert find_spools(tmp_path / "nothing") == []
+
+
+def test_spools_behind_links_are_found_once(tmp_path):
+    (tmp_path / "scratch" / "mlflow" / "spool" / "a").mkdir(parents=True)
+    (tmp_path / "scratch" / "mlflow" / "spool" / "a" / "records.jsonl").touch()
+    (tmp_path / "scratch" / "checkpoint" / "a").mkdir(parents=True)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    (outputs / "logs").symlink_to(tmp_path / "scratch")
+    (outputs / "logs" / "again").symlink_to(outputs)  # a circle
+    (outputs / "checkpoint").symlink_to(tmp_path / "scratch" / "checkpoint")
+    (found,) = find_spools(outputs)
+    assert found.folder == outputs / "logs" / "mlflow" / "spool" / "a"
+    assert [each.folder for each in find_spools(outputs / "checkpoint" / "a")] == [found.folder]
 
 
 @pytest.mark.parametrize(
