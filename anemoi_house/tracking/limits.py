@@ -21,6 +21,7 @@ MAX_KEY = 250
 MAX_TAG_KEY = 100
 MAX_VALUE = 500
 _ELLIPSIS = "..."
+_PLAIN = re.compile(r"\w[\w :-]*(?:[/.]\w[\w :-]*)*")
 _NOT_IN_A_KEY = re.compile(r"[^\w/. :-]+")
 
 
@@ -59,6 +60,8 @@ def chosen(settings: Any, patterns: Iterable[str]) -> dict[str, str]:
 def fit_key(what: str, key: str) -> tuple[str, list[OverLimit]]:
     """Return a key that all servers accept, by its characters and length; keys that are changed stay distinct."""
     longest = MAX_TAG_KEY if what == "tag" else MAX_KEY
+    if _PLAIN.fullmatch(key) and len(key) <= longest:
+        return key, []
     # Slashes and dots as in the path of a file, which MLflow wants: no `a//b`, no `../a`.
     fitting = posixpath.normpath("/" + _NOT_IN_A_KEY.sub("_", key)).lstrip("/")
     fitting = f"_{fitting}" if fitting.startswith("..") else fitting

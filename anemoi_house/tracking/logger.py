@@ -14,7 +14,8 @@ import socket
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,11 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     @harmless
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record metrics; what only repeats a value of the same step, as Lightning does, is recorded once."""
-        now, prefix = int(time.time() * 1000), f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
-        rows = ((prefix + metric_name(str(name)), value, now, step or 0) for name, value in metrics.items())
-        self._store.log_rows(rows, once=True)
+        names: Iterable[str] = map(metric_name, metrics)
+        if self._prefix:
+            names = (f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" for name in names)
+        now = int(time.time() * 1000)
+        self._store.log_rows(zip(names, metrics.values(), repeat(now), repeat(step or 0)), once=True)
 
     @rank_zero_only
     @harmless

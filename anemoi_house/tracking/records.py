@@ -45,13 +45,13 @@ def metric_value(value: Any) -> float | str:
     value : Any
         A number, or what holds one: a scalar, array or tensor.
     """
-    number = float(value.item() if hasattr(value, "item") else value)
+    number = value if type(value) is float else float(value.item() if hasattr(value, "item") else value)
     return number if math.isfinite(number) else json.dumps(number)
 
 
 def whole_number(value: Any) -> int:
     """Return a step or a time as a record holds it; a ValueError if it has more than 64 bits, as in MLflow."""
-    number = int(value.item() if hasattr(value, "item") else value)
+    number = value if type(value) is int else int(value.item() if hasattr(value, "item") else value)
     if not -(2**63) <= number < 2**63:
         raise ValueError("has more than 64 bits")
     return number

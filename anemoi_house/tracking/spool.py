@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class Summary:
                 self.ended, self.status = None, "RUNNING"
             case "metrics":
                 self.rows += len(data["rows"])
-                self.metrics.update((key, float(value)) for key, value, _, _ in data["rows"])
+                keys, values = map(itemgetter(0), data["rows"]), map(itemgetter(1), data["rows"])
+                self.metrics.update(zip(keys, map(float, values)))
             case "params":
                 self.params.update(data["values"])
             case "tags":

@@ -104,7 +104,8 @@ class SpoolStore(AbstractStore):
         self._reported: set[tuple[str, str]] = set()
         self._warned: Counter[str] = Counter()
         self._keys: dict[str, str] = {}
-        self._last: dict[str, tuple[int, float | str]] = {}
+        self._step: int | None = None
+        self._at_step: list[tuple[Any, ...]] = []
         self._started = 0
         self._unrecorded: Counter[str] = Counter()
         self.lacks = ""
@@ -143,23 +144,34 @@ class SpoolStore(AbstractStore):
         rows : iterable of tuple
             Key, value, time in ms and step. A row that holds anything but numbers is left out, counted and reported.
         once : bool
-            Whether to leave out what only repeats the last step and value of a metric.
+            Whether all rows are of one step, and those that only repeat a value of it are left out.
         """
-        fitting: list[list[Any]] = []
-        for key, value, at, step in rows:
+        fitting: list[tuple[Any, ...]] = []
+        keys, last_at, last_step, time_ms, number = self._keys, self, self, 0, 0
+        for key, value, at, step in rows:  # fast: there may be thousands of metrics in a step
             try:
-                name = self._keys.get(key) or self._key(key)
-                row = [name, metric_value(value), whole_number(at), whole_number(step)]
+                name = keys.get(key) or self._key(key)
+                held = metric_value(value)
+                if at is not last_at or step is not last_step:
+                    time_ms, number = whole_number(at), whole_number(step)
+                    last_at, last_step = at, step
             except Exception as failure:  # a callback may pass anything
                 self._leave_out(str(key), value, failure)
                 continue
-            if once:
-                last, self._last[name] = self._last.get(name), (row[3], row[1])
-                if last == self._last[name]:
-                    continue
-            fitting.append(row)
+            fitting.append((name, held, time_ms, number))
+        if once:
+            fitting = self._without_repetitions(fitting, number)
         if fitting:
             self.put({"kind": "metrics", "rows": fitting})
+
+    def _without_repetitions(self, rows: list[tuple[Any, ...]], step: int) -> list[tuple[Any, ...]]:
+        if step != self._step:
+            self._step, self._at_step = step, rows
+            return rows
+        seen = {row[:2] for row in self._at_step}
+        new = [row for row in rows if row[:2] not in seen]
+        self._at_step = self._at_step + new
+        return new
 
     def _key(self, given: str) -> str:
         """Return the key under which a metric is recorded."""
