@@ -53,7 +53,7 @@ class Copier:
     def __init__(self, folder: Path, put: Callable[[dict[str, Any]], None]) -> None:
         self._folder = folder
         self._put = put
-        self._number = max((int(path.name[:6]) for path in (folder / "artifacts").glob("[0-9]*")), default=0)
+        self._number = max((int(path.name[:6]) for path in (folder / "artifacts").glob("[0-9]" * 6 + "*")), default=0)
         self._waiting: Queue[_Artifact] = Queue(_WAITING)
         self._current: _Artifact | None = None
         self._thread = threading.Thread(target=self._work, name="artifacts", daemon=True)
@@ -99,7 +99,8 @@ class Copier:
         """Copy the remaining files, for `wait_s` at most, and report those that are left."""
         if self.wait(wait_s):
             return
-        left = [self._current] if self._current else []
+        current = self._current
+        left = [current] if current else []
         try:
             while True:
                 left.append(self._waiting.get_nowait())
@@ -109,13 +110,13 @@ class Copier:
 
     def _work(self) -> None:
         while True:
-            self._current = self._waiting.get()
+            self._current = artifact = self._waiting.get()
             try:
-                self._copy(self._current)
+                self._copy(artifact)
             except OSError as refused:
-                self._current.failed(refused.strerror or str(refused))
-            except Exception as failure:
-                self._current.failed(f"{type(failure).__name__}: {failure}")
+                artifact.failed(refused.strerror or str(refused))
+            except Exception as failure:  # it must not end this thread
+                artifact.failed(f"{type(failure).__name__}: {failure}")
             self._current = None
             self._waiting.task_done()
 

@@ -333,11 +333,11 @@ class SpoolStore(AbstractStore):
 
     def _report(self, over: Iterable[OverLimit]) -> None:
         """Record what went over a limit, each key once and each artifact, and log it in one line."""
-        over = {(each.what, each.key): each for each in over}
-        new = [each for name, each in over.items() if each.what == "artifact" or name not in self._reported]
+        by_name = {(each.what, each.key): each for each in over}
+        new = [each for name, each in by_name.items() if each.what == "artifact" or name not in self._reported]
         if not new:
             return
-        self._reported |= over.keys()
+        self._reported |= by_name.keys()
         self.lacks = "what over_limits.json lists"
         for each in new:
             self.put({"kind": "over", "t": int(time.time() * 1000), **each._asdict()})
