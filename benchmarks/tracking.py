@@ -2,6 +2,7 @@
 
 - `step`: time in the training thread for one logged step of ten metrics, with a server that works, is dead, is
   silent, or answers 429; and from the last step to the end of the process. The same with the stock logger.
+- `large`: time in the training thread for one step of 10,000 metrics, and for an artifact of 1 GB.
 - `drain`: 100,000 rows to a local server, next to bare `log_batch` calls of the same rows.
 - `training`: `tnbd_sample` with a dead server, and without a logger; pairs in turn.
 
@@ -32,6 +33,7 @@ sys.path.insert(0, str(TESTS))
 PACKAGES = ("anemoi-training", "mlflow", "azureml-mlflow", "torch")
 SERVERS = ("well", "dead", "silent", "busy")
 METRICS, LOGGED_STEPS, BETWEEN_S = 10, 300, 0.02
+MANY, LARGE_STEPS, LARGE_BYTES = 10_000, 30, 10**9
 PATIENCE_S = 60
 """Longest wait for the stock logger, which itself waits for up to an hour."""
 ROWS, BATCH = 100_000, 1000
@@ -66,11 +68,41 @@ def log_steps(kind: str, folder: Path, uri: str, signals: Any) -> None:
     logger.finalize("success")
 
 
-def make_logger(kind: str, folder: Path, uri: str) -> Any:
+def log_much(folder: Path) -> dict[str, Any]:
+    """Return the times of steps of many metrics, and of a large artifact, in the calling thread; nothing is sent."""
+    logger = make_logger("ours", folder, "", offline=True)
+    logger.experiment.log_text(
+        logger.run_id, "", "first.txt"
+    )  # the first one imports, as config.yaml does in a training
+    names = [f"val_data_mse_metric/data/t_{number}/1" for number in range(MANY)]
+    steps = []
+    for step in range(LARGE_STEPS):
+        metrics = {name: step + number / 7 for number, name in enumerate(names)}
+        begun = time.perf_counter()
+        logger.log_metrics(metrics, step)
+        steps.append(1000 * (time.perf_counter() - begun))
+        logger._store.writer.flush(PATIENCE_S)
+    local = folder / "large.bin"
+    with local.open("wb") as file:
+        for _ in range(LARGE_BYTES // 10**6):
+            file.write(os.urandom(10**6))
+    begun = time.perf_counter()
+    logger.experiment.log_artifact(logger.run_id, str(local))
+    artifact = time.perf_counter() - begun
+    local.unlink()
+    logger.finalize("success")
+    copied_s = time.perf_counter() - begun
+    return {
+        "metrics": MANY, "first_step_ms": steps[0], "median_ms": statistics.median(steps), "worst_ms": max(steps[1:]),
+        "artifact_bytes": LARGE_BYTES, "artifact_ms": 1000 * artifact, "artifact_copied_s": copied_s,
+    }  # fmt: skip
+
+
+def make_logger(kind: str, folder: Path, uri: str, offline: bool = False) -> Any:
     if kind == "ours":
         from anemoi_house.tracking.logger import SpooledMLflowLogger
 
-        logger: Any = SpooledMLflowLogger(str(folder), tracking_uri=uri, terminal=False)
+        logger: Any = SpooledMLflowLogger(str(folder), tracking_uri=uri, terminal=False, offline=offline)
     else:
         from anemoi.training.diagnostics.mlflow.logger import AnemoiMLflowLogger
 
@@ -195,6 +227,13 @@ def make_trouble(trouble: str, server: Any, front: Any) -> None:
         front.fail("log-batch", status=429)
 
 
+def measure_large(folder: Path) -> dict[str, Any]:
+    """Return the times of one step of many metrics, and of a large artifact, in a process of its own."""
+    command = [sys.executable, __file__, "--worker", "large", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def measure_drain(folder: Path) -> dict[str, float]:
     """Return the medians of the sender and of bare calls, in turn, each in a process of its own."""
     bare, ours = [], []
@@ -257,6 +296,8 @@ def worker(arguments: list[str]) -> None:
     kind, *rest = arguments
     if kind == "bare":
         print(bare_batches(*rest))
+    elif kind == "large":
+        print(json.dumps(log_much(Path(rest[0]))))
     elif kind == "drain":
         print(drain(Path(rest[0]), rest[1]))
     else:
@@ -270,7 +311,7 @@ def main() -> None:
     records.add_option(parser)
     parser.add_argument("--worker", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=300, help="of the training (default: 300)")
-    parser.add_argument("--only", choices=["step", "drain", "training"], action="append")
+    parser.add_argument("--only", choices=["step", "large", "drain", "training"], action="append")
     options = parser.parse_args()
     if options.worker:
         worker(options.worker)
@@ -280,6 +321,7 @@ def main() -> None:
             kind: {trouble: measure_runs(kind, trouble, folder, runs) for trouble in SERVERS}
             for kind, runs in RUNS.items()
         },
+        "large": measure_large,
         "drain": measure_drain,
         "training": lambda folder: measure_training(folder, options.steps),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def harmless(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Log failures of a method in one line; never raise."""
+    """Log failures of a method in one line, the same one again each time that its number is ten times as large."""
 
     @functools.wraps(method)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -24,7 +25,11 @@ def harmless(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
         except Exception as failure:
             reason = one_line(str(failure)) or type(failure).__name__
-            LOGGER.warning("Tracking: %s failed and is skipped: %s", method.__name__, reason)
+            failures = self.__dict__.setdefault("_failures", Counter())
+            failures[method, reason] += 1
+            if re.fullmatch("10*", times := str(failures[method, reason])):
+                again = "" if times == "1" else f" (for the {times}th time)"
+                LOGGER.warning("Tracking: %s failed and is skipped%s: %s", method.__name__, again, reason)
             return None
 
     return guarded

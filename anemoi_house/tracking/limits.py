@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ MAX_KEY = 250
 MAX_TAG_KEY = 100
 MAX_VALUE = 500
 _ELLIPSIS = "..."
+_PLAIN = re.compile(r"\w[\w :-]*(?:[/.]\w[\w :-]*)*")
 _NOT_IN_A_KEY = re.compile(r"[^\w/. :-]+")
 
 
@@ -56,15 +58,19 @@ def chosen(settings: Any, patterns: Iterable[str]) -> dict[str, str]:
 
 
 def fit_key(what: str, key: str) -> tuple[str, list[OverLimit]]:
-    """Return a key that all servers accept, by its characters and length; long keys stay distinct."""
+    """Return a key that all servers accept, by its characters and length; keys that are changed stay distinct."""
     longest = MAX_TAG_KEY if what == "tag" else MAX_KEY
-    fitting = _NOT_IN_A_KEY.sub("_", key)
-    if len(fitting) <= longest:
-        return fitting, []
-    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return f"{fitting[: longest - 9]}-{digest}", [
-        OverLimit(what, key, "", f"the key has more than {longest} characters")
-    ]
+    if _PLAIN.fullmatch(key) and len(key) <= longest:
+        return key, []
+    # Slashes and dots as in the path of a file, which MLflow wants: no `a//b`, no `../a`.
+    fitting = posixpath.normpath("/" + _NOT_IN_A_KEY.sub("_", key)).lstrip("/")
+    fitting = f"_{fitting}" if fitting.startswith("..") else fitting
+    if fitting == key and 0 < len(key) <= longest:
+        return key, []
+    digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:8]
+    why = f"more than {longest} characters" if len(key) > longest else "characters that servers refuse"
+    fitting = f"{fitting[: longest - 9]}-{digest}"
+    return fitting, [OverLimit(what, key, "", f"the key has {why}; it is recorded as {fitting}")]
 
 
 def fit(

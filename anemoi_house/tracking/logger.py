@@ -14,7 +14,8 @@ import socket
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ INTERRUPTED_WAIT_S = 2.0
 """Longest wait for the server after an interrupt or SIGTERM."""
 WRITE_WAIT_S = 5.0
 """Longest wait for the disk at the end."""
+COPY_WAIT_S = 600.0
+"""Longest wait at the end until artifacts are copied."""
 
 
 class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
@@ -158,6 +161,7 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         self._parent_run_server2server = local if local != run_id else None  # type: ignore[assignment]
         self._fork_run_server2server = forked if forked != fork_run_id else None  # type: ignore[assignment]
         self._mlflow_client = HarmlessClient(store.uri)
+        _set_tracking_uri_here(store.uri)  # on all ranks: no function of MLflow may wait for a server
         if isinstance(store.writer, SpoolWriter):
             self._begin(project_name)
             if not offline:
@@ -172,7 +176,6 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     def experiment(self) -> MlflowClient:
         """Client of MLflow on the spool; on ranks above 0 one that does nothing."""
         if not self._initialized:
-            _set_tracking_uri_here(self._store.uri)
             self._experiment_id = self._store.get_experiment_by_name("").experiment_id
             self._initialized = True
         return self._mlflow_client
@@ -185,18 +188,12 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     @rank_zero_only
     @harmless
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record metrics, each once a step, as the stock logger does."""
-        now, step = int(time.time() * 1000), step or 0
-        rows = []
-        for name, value in metrics.items():
-            # By its new name: Lightning gives a loss of both a step and an epoch two names.
-            key = metric_name(name)
-            if (key, step) not in self._logged_metrics:
-                self._logged_metrics.add((key, step))  # type: ignore[arg-type]
-                rows.append(
-                    (f"{self._prefix}{self.LOGGER_JOIN_CHAR}{key}" if self._prefix else key, float(value), now, step)
-                )
-        self._store.log_rows(rows)
+        """Record metrics; what only repeats a value of the same step, as Lightning does, is recorded once."""
+        names: Iterable[str] = map(metric_name, metrics)
+        if self._prefix:
+            names = (f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" for name in names)
+        now = int(time.time() * 1000)
+        self._store.log_rows(zip(names, metrics.values(), repeat(now), repeat(step or 0)), once=True)
 
     @rank_zero_only
     @harmless
@@ -222,8 +219,8 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
     @harmless
     def log_system_metrics(self) -> None:
         """Record the load of the machine, as the stock logger does."""
-        _ = self.experiment  # sets the address for the stock monitor
         super().log_system_metrics()
+        mlflow.disable_system_metrics_logging()  # MLflow's functions would start a second monitor of the same run
 
     @rank_zero_only
     @harmless
@@ -332,6 +329,8 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
         if self._terminal is not None:
             self._terminal.stop()
             self._terminal = None
+        self._store.report_unrecorded()
+        self._store.writer.flush(WRITE_WAIT_S if brief else COPY_WAIT_S)
         self._store.put({"kind": "end", "t": int(time.time() * 1000), "status": status})
         self._ended_after = self._count()
         self._store.writer.flush(WRITE_WAIT_S)
@@ -346,12 +345,13 @@ class SpooledMLflowLogger(BaseAnemoiMLflowLogger):
             return
         state = self._sender.finish(wait_s)
         if state.complete:
-            self._log(f"Run {self.run_id} is complete at {Spool(folder).target()['uri']}.", logging.INFO)
+            lacks = f", but for {self._store.lacks}" if self._store.lacks else ""
+            self._log(f"Run {self.run_id} is complete at {Spool(folder).target()['uri']}{lacks}.", logging.INFO)
         else:
             self._log(
                 f"Run {self.run_id}: {counted(state.left['records'], 'record')} with "
                 f"{counted(state.left['rows'], 'metric row')} not sent ({state.error or 'there was no time'}). "
-                f"They are kept. Send them with: anemoi-house sync {folder}"
+                f"{'' if self._store.lacks else 'They are kept. '}Send them with: anemoi-house sync {folder}"
             )
 
     def _count(self) -> int:

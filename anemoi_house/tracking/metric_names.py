@@ -6,24 +6,26 @@ import functools
 import re
 
 _NAMES = (
-    (re.compile(r"^train_\w+_loss(_step)?$"), "train/loss"),
-    (re.compile(r"^train_\w+_loss_epoch$"), "train/loss_epoch"),
-    (re.compile(r"^val_\w+_loss_step$"), "val/loss_step"),
-    (re.compile(r"^val_\w+_loss(_epoch)?$"), "val/loss"),
-    (re.compile(r"^val_(?:data_)?(\w+)_metric/(?:data/)?(.+?)/(\d+)(?:_epoch)?$"), r"val/\1/\2.step\3"),
-    (re.compile(r"^val_(?:data_)?(\w+)_metric/(?:data/)?(.+?)(?:_epoch)?$"), r"val/\1/\2"),
-    (re.compile(r"^lr-\w+$"), "learning_rate"),
+    (re.compile(r"train_multi_dataset_loss(_step)?"), "train/loss"),
+    (re.compile(r"train_multi_dataset_loss_epoch"), "train/loss_epoch"),
+    (re.compile(r"val_multi_dataset_loss_step"), "val/loss_step"),
+    (re.compile(r"val_multi_dataset_loss(_epoch)?"), "val/loss"),
+    (re.compile(r"val_data_(\w+)_metric/data/([^/]+)/(\d+)(_epoch)?"), "val/{}/{}.step{}"),
+    (re.compile(r"val_data_(\w+)_metric/data/([^/]+?)(_epoch)?"), "val/{}/{}"),
+    (re.compile(r"lr-AdamW"), "learning_rate"),
 )
+"""Names in a training on one dataset called `data`, optimised by AdamW, as the published experiments are."""
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.cache
 def metric_name(name: str) -> str:
     """Return the name under which a metric of anemoi-training is recorded.
 
     Dashboards group names by their part before the last slash: `train/loss`, `val/loss`,
     `val/mse_inner_ring/t_850.step1` (the number counts the steps ahead). Other names are kept.
     """
+    name = str(name)
     for pattern, replacement in _NAMES:
-        if pattern.match(name):
-            return pattern.sub(replacement, name)
+        if found := pattern.fullmatch(name):
+            return replacement.format(*found.groups())
     return name

@@ -37,9 +37,24 @@ def parsed(line: bytes) -> dict[str, Any] | None:
     return data if isinstance(data, dict) and isinstance(data.get("kind"), str) and is_valid(data) else None
 
 
-def metric_value(value: float) -> float | str:
-    """Return the value of a metric as a record holds it; JSON has no NaN and no infinity: they become texts."""
-    return value if math.isfinite(value) else json.dumps(float(value))
+def metric_value(value: Any) -> float | str:
+    """Return the value of a metric as a record holds it; JSON has no NaN and no infinity: they become texts.
+
+    Parameters
+    ----------
+    value : Any
+        A number, or what holds one: a scalar, array or tensor.
+    """
+    number = value if type(value) is float else float(value.item() if hasattr(value, "item") else value)
+    return number if math.isfinite(number) else json.dumps(number)
+
+
+def whole_number(value: Any) -> int:
+    """Return a step or a time as a record holds it; a ValueError if it has more than 64 bits, as in MLflow."""
+    number = value if type(value) is int else int(value.item() if hasattr(value, "item") else value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("has more than 64 bits")
+    return number
 
 
 def is_valid(data: dict[str, Any]) -> bool:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 HIDDEN = "***"
@@ -176,21 +174,16 @@ class Redactor:
             option = argument if argument.startswith("-") and not equals else ""
         return clean
 
-    def copy(self, source: Path, target: Path) -> None:
-        """Copy a file, without secrets if it is a text, whatever its suffix.
-
-        Those who may not read the file may not read the copy.
-        """
-        with source.open("rb") as lines, target.open("wb") as copy:
-            os.fchmod(copy.fileno(), os.fstat(copy.fileno()).st_mode & os.fstat(lines.fileno()).st_mode | 0o600)
-            block = lines.readlines(_BLOCK_BYTES)
-            if block and b"\0" in b"".join(block)[:_BLOCK_BYTES]:
-                copy.writelines(block)
-                shutil.copyfileobj(lines, copy)
-                return
-            while block:
-                copy.write(self.text(b"".join(block).decode(errors="surrogateescape")).encode(errors="surrogateescape"))
-                block = lines.readlines(_BLOCK_BYTES)
+    def pieces(self, source: BinaryIO) -> Iterator[bytes]:
+        """Yield the content of a file, without secrets if it is a text, whatever its suffix."""
+        block = source.readlines(_BLOCK_BYTES)
+        binary = b"\0" in b"".join(block)[:_BLOCK_BYTES]
+        while block and not binary:
+            yield self.text(b"".join(block).decode(errors="surrogateescape")).encode(errors="surrogateescape")
+            block = source.readlines(_BLOCK_BYTES)
+        yield from block
+        while binary and (piece := source.read(_BLOCK_BYTES)):
+            yield piece
 
 
 def _secrets_of(environ: Mapping[str, str]) -> Iterator[str]:

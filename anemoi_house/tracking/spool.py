@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class Summary:
                 self.ended, self.status = None, "RUNNING"
             case "metrics":
                 self.rows += len(data["rows"])
-                self.metrics.update((key, float(value)) for key, value, _, _ in data["rows"])
+                keys, values = map(itemgetter(0), data["rows"]), map(itemgetter(1), data["rows"])
+                self.metrics.update(zip(keys, map(float, values)))
             case "params":
                 self.params.update(data["values"])
             case "tags":
@@ -185,10 +187,22 @@ def find_spools(path: Path) -> list[Spool]:
     """
     if (path / "records.jsonl").is_file():
         return [Spool(path)]
-    for parent in path.resolve().parents[:3]:  # outputs/checkpoint/RUN_ID: its spool is in outputs/logs/mlflow
-        of_checkpoints = sorted(parent.glob(f"logs/*/{FOLDER}/{path.resolve().name}/records.jsonl"))
-        if of_checkpoints:
-            return [Spool(found.parent) for found in of_checkpoints]
-    # Not by glob, which ends with the first folder that is removed meanwhile.
-    spools = (Path(folder) for folder, _, _ in os.walk(path) if os.path.basename(folder) == FOLDER)
-    return [Spool(found.parent) for folder in sorted(spools) for found in sorted(folder.glob("*/records.jsonl"))]
+    for named in dict.fromkeys((path.absolute(), path.resolve())):  # `checkpoint` may be a link to another disk
+        for parent in named.parents[:3]:  # outputs/checkpoint/RUN_ID: its spool is in outputs/logs/mlflow
+            of_checkpoints = sorted(parent.glob(f"logs/*/{FOLDER}/{named.name}/records.jsonl"))
+            if of_checkpoints:
+                return [Spool(found.parent) for found in of_checkpoints]
+    return [Spool(found.parent) for folder in _folders(path) for found in sorted(folder.glob("*/records.jsonl"))]
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """Yield the folders of spools below a path, each once; links are followed, since `logs` may be one."""
+    seen = set()
+    for root, folders, _ in os.walk(path, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen or os.path.basename(root) == FOLDER:
+            folders.clear()
+        if real not in seen and os.path.basename(root) == FOLDER:
+            yield Path(root)
+        seen.add(real)
+        folders.sort()

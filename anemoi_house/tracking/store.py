@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from mlflow.entities import (
     Experiment,
@@ -31,23 +32,31 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
 
+from anemoi_house.tracking.copies import Clean, Failed
 from anemoi_house.tracking.limits import MAX_PARAMS, MAX_TAGS, OverLimit, fit, fit_key
-from anemoi_house.tracking.records import metric_value
+from anemoi_house.tracking.records import metric_value, whole_number
 from anemoi_house.tracking.redact import Redactor
+from anemoi_house.tracking.servers.failures import one_line
 from anemoi_house.tracking.spool import SCHEME, Spool, Summary
 from anemoi_house.tracking.writer import SpoolWriter
+from anemoi_house.words import counted
 
 LOGGER = logging.getLogger(__name__)
 _EXPERIMENT = "0"
+_NO_RUN = "none"
+_OF_A_RUN = {"mlflow.parentRunId", "mlflow.runName"}
+_READ_WAIT_S = 10.0
+_WARNINGS = 3
+"""Lines about parameters, tags, metrics or artifacts over a limit, of each; more are only in `over_limits.json`."""
 
 
-def _refusal(what: str) -> Callable[..., NoReturn]:
-    """Return a method that refuses what only the server can do."""
+def _skipped(what: str) -> Callable[..., None]:
+    """Return a method that reports in one line that it does nothing: only the server can."""
 
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise MlflowException(f"The record of a training cannot {what}. Do it on the server.")
+    def skip(*_: Any, **__: Any) -> None:
+        LOGGER.warning("Tracking: the record of a training cannot %s; skipped. Do it on the server.", what)
 
-    return refuse
+    return skip
 
 
 class NullWriter:
@@ -59,7 +68,7 @@ class NullWriter:
     def put(self, record: dict[str, Any]) -> None:
         """Do nothing."""
 
-    def put_artifact(self, local: Path, path: str, copy: Callable[[Path, Path], None]) -> None:
+    def put_artifact(self, local: Path, path: str, clean: Clean, failed: Failed) -> None:
         """Do nothing."""
 
     def flush(self, wait_s: float) -> bool:
@@ -92,7 +101,14 @@ class SpoolStore(AbstractStore):
         self.run = summary
         self.redactor = redactor
         self._reported: set[tuple[str, str]] = set()
+        self._warned: Counter[str] = Counter()
         self._keys: dict[str, str] = {}
+        self._step: int | None = None
+        self._at_step: list[tuple[Any, ...]] = []
+        self._started = 0
+        self._unrecorded: Counter[str] = Counter()
+        self.lacks = ""
+        """What the record lacks, in words; empty if it has all that was logged."""
         self.uri = f"{SCHEME}://{writer.folder.resolve()}"
         """Address of the store, for MLflow's client."""
         if self.uri in self._used:  # opened again: MLflow caches the store of an address
@@ -119,16 +135,66 @@ class SpoolStore(AbstractStore):
         self.run.add(record)
         self.writer.put(record)
 
-    def log_rows(self, rows: Iterable[tuple[str, float, int, int]]) -> None:
-        """Record metrics: rows of key, value, time in ms and step."""
-        fitting = []
-        for key, value, at, step in rows:
-            if key not in self._keys:
-                self._keys[key], over = fit_key("metric", key)
-                self._report(over)
-            fitting.append([self._keys[key], metric_value(value), at, step])
+    def log_rows(self, rows: Iterable[tuple[str, Any, Any, Any]], once: bool = False) -> None:
+        """Record metrics.
+
+        Parameters
+        ----------
+        rows : iterable of tuple
+            Key, value, time in ms and step. A row that holds anything but numbers is left out, counted and reported.
+        once : bool
+            Whether all rows are of one step, and those that only repeat a value of it are left out.
+        """
+        fitting: list[tuple[Any, ...]] = []
+        keys, last_at, last_step, time_ms, number = self._keys, self, self, 0, 0
+        for key, value, at, step in rows:  # fast: there may be thousands of metrics in a step
+            try:
+                name = keys.get(key) or self._key(key)
+                held = metric_value(value)
+                if at is not last_at or step is not last_step:
+                    time_ms, number = whole_number(at), whole_number(step)
+                    last_at, last_step = at, step
+            except Exception as failure:  # a callback may pass anything
+                self._leave_out(str(key), value, failure)
+                continue
+            fitting.append((name, held, time_ms, number))
+        if once:
+            fitting = self._without_repetitions(fitting, number)
         if fitting:
             self.put({"kind": "metrics", "rows": fitting})
+
+    def _without_repetitions(self, rows: list[tuple[Any, ...]], step: int) -> list[tuple[Any, ...]]:
+        if step != self._step:
+            self._step, self._at_step = step, rows
+            return rows
+        seen = {row[:2] for row in self._at_step}
+        new = [row for row in rows if row[:2] not in seen]
+        self._at_step = self._at_step + new
+        return new
+
+    def _key(self, given: str) -> str:
+        """Return the key under which a metric is recorded."""
+        key, over = fit_key("metric", str(given))
+        self._report(over)
+        self._keys[given] = key
+        return key
+
+    def _leave_out(self, key: str, value: Any, failure: Exception) -> None:
+        self._unrecorded[key] += 1
+        why = f"a value cannot be recorded: {type(value).__name__}, {one_line(str(failure))}"
+        self._report([OverLimit("metric", key, "", why)])
+
+    def report_unrecorded(self) -> None:
+        """Record and log how many values of metrics were left out since the last report."""
+        if not self._unrecorded:
+            return
+        for key, number in self._unrecorded.items():
+            over = OverLimit("metric", key, "", f"{counted(number, 'value')} could not be recorded")
+            self.put({"kind": "over", "t": int(time.time() * 1000), **over._asdict()})
+        total, metrics = self._unrecorded.total(), len(self._unrecorded)
+        LOGGER.warning("Tracking: %s of %s could not be recorded; see over_limits.json.",
+                       counted(total, "value"), counted(metrics, "metric"))  # fmt: skip
+        self._unrecorded.clear()
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Record parameters; each keeps its first value."""
@@ -149,12 +215,21 @@ class SpoolStore(AbstractStore):
         if tags:
             self.set_tags({tag.key: tag.value for tag in tags})
 
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Empty a tag: a record is only appended to."""
+        self.set_tags({key: ""})
+
     def log_artifact(self, local: Path, path: str) -> None:
-        """Copy a file into the spool, without secrets if it is a text; report in one line what the disk refuses."""
+        """Copy a file into the spool, without secrets if it is a text; report in one line what cannot be copied."""
+
+        def failed(why: str) -> None:
+            self._report([OverLimit("artifact", path, str(local), why)])
+
         try:
-            self.writer.put_artifact(local, path, self.redactor.copy)
-        except OSError as refused:
-            self._report([OverLimit("artifact", path, str(local), refused.strerror or str(refused))])
+            self.writer.put_artifact(local, path, self.redactor.pieces, failed)
+            self.run.artifacts += 1
+        except (OSError, ValueError) as refused:
+            failed(getattr(refused, "strerror", None) or str(refused))
 
     # Reading
 
@@ -175,11 +250,11 @@ class SpoolStore(AbstractStore):
         """Return the run as recorded so far."""
         run = self.run
         info = RunInfo(
-            run_id=run.run_id,
+            run_id=run.run_id or _NO_RUN,
             experiment_id=_EXPERIMENT,
             user_id=run.tags.get("mlflow.user", ""),
             status=run.status,
-            start_time=run.started,
+            start_time=run.started or 0,
             end_time=run.ended,
             lifecycle_stage=LifecycleStage.ACTIVE,
             artifact_uri=self.uri,
@@ -196,13 +271,25 @@ class SpoolStore(AbstractStore):
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList[Metric]:
         """Return all rows of a metric in the order in which they were logged."""
-        self.writer.flush(1.0)
+        self.writer.flush(_READ_WAIT_S)
         rows = Spool(self.writer.folder).metrics(metric_key)[metric_key]
         return PagedList([Metric(metric_key, value, at, step) for value, at, step in rows], None)
 
+    def create_run(
+        self, experiment_id: str, user_id: str, start_time: int | None, tags: Sequence[RunTag] | None, run_name: str
+    ) -> Run:
+        """Return the run of the training: MLflow's functions, which start a run of their own, log to this one."""
+        self._started += 1
+        self.set_tags({tag.key: tag.value for tag in tags or () if tag.key not in _OF_A_RUN})
+        return self.get_run(self.run.run_id)
+
     def update_run_info(self, run_id: str, run_status: int, end_time: int | None, run_name: str | None) -> RunInfo:
-        """Record the end of the run, if it has ended."""
-        if end_time is not None:
+        """Record the end of the run; where one of MLflow's functions has started it, the training goes on."""
+        if run_status == RunStatus.RUNNING:
+            self._started += 1
+        elif end_time is not None and self._started:
+            self._started -= 1
+        elif end_time is not None:
             self.put({"kind": "end", "t": end_time, "status": RunStatus.to_string(run_status)})
         return self.get_run(run_id).info
 
@@ -222,13 +309,15 @@ class SpoolStore(AbstractStore):
         for number, each in enumerate(datasets or []):
             self.set_tags({f"dataset.{number}": f"{each.dataset.name} {each.dataset.source}"})
 
-    create_run = _refusal("create another run")
-    delete_experiment = _refusal("delete an experiment")
-    restore_experiment = _refusal("restore an experiment")
-    rename_experiment = _refusal("rename an experiment")
-    delete_run = _refusal("delete a run")
-    restore_run = _refusal("restore a run")
-    link_traces_to_run = _refusal("keep traces")
+    delete_experiment = _skipped("delete an experiment")
+    restore_experiment = _skipped("restore an experiment")
+    rename_experiment = _skipped("rename an experiment")
+    set_experiment_tag = _skipped("tag an experiment")
+    delete_experiment_tag = _skipped("tag an experiment")
+    delete_run = _skipped("delete a run")
+    restore_run = _skipped("restore a run")
+    log_outputs = _skipped("keep models")
+    link_traces_to_run = _skipped("keep traces")
 
     def _fit(self, what: str, new: dict[str, Any], present: dict[str, str], most: int) -> None:
         clean = {key: self.redactor.text(str(value)) for key, value in new.items()}
@@ -238,12 +327,21 @@ class SpoolStore(AbstractStore):
             self.put({"kind": f"{what}s", "values": fitting})
 
     def _report(self, over: Iterable[OverLimit]) -> None:
-        """Record what went over a limit, and log it once."""
-        for each in over:
-            if (each.what, each.key) not in self._reported:
-                self._reported.add((each.what, each.key))
-                LOGGER.warning("Tracking: %s %s: %s; see over_limits.json.", *each[:2], each.why)
-                self.put({"kind": "over", "t": int(time.time() * 1000), **each._asdict()})
+        """Record what went over a limit, each key once and each artifact, and log it in one line."""
+        by_name = {(each.what, each.key): each for each in over}
+        new = [each for name, each in by_name.items() if each.what == "artifact" or name not in self._reported]
+        if not new:
+            return
+        self._reported |= by_name.keys()
+        self.lacks = "what over_limits.json lists"
+        for each in new:
+            self.put({"kind": "over", "t": int(time.time() * 1000), **each._asdict()})
+        first = new[0]
+        self._warned[first.what] += 1
+        if self._warned[first.what] <= _WARNINGS:
+            others = f" and {counted(len(new) - 1, 'other')}" if len(new) > 1 else ""
+            further = f" Further {first.what}s are only listed there." * (self._warned[first.what] == _WARNINGS)
+            LOGGER.warning("Tracking: %s %s%s: %s; see over_limits.json.%s", *first[:2], others, first.why, further)
 
 
 class SpoolArtifacts(ArtifactRepository):
@@ -288,6 +386,8 @@ class SpoolArtifacts(ArtifactRepository):
 
     def _recorded(self) -> dict[str, dict[str, Any]]:
         """Return the last record of each artifact by its name."""
-        self._store.writer.flush(1.0)
+        self._store.writer.flush(_READ_WAIT_S)
+        if isinstance(self._store.writer, NullWriter):
+            return {}
         records = (record.data for record in Spool(self._store.writer.folder).records())
         return {record["path"]: record for record in records if record is not None and record["kind"] == "artifact"}

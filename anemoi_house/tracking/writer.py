@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from anemoi_house.errors import HouseError
-from anemoi_house.files import whole
+from anemoi_house.tracking.copies import Clean, Copier, Failed
 from anemoi_house.tracking.lock import BusyError, HeartbeatLock
 from anemoi_house.tracking.records import encoded
 from anemoi_house.tracking.spool import Spool
@@ -32,14 +30,14 @@ _LOCK_TRIES = 5
 class SpoolWriter:
     """Appends the records of a run; its methods neither wait for the disk nor raise.
 
-    A thread writes. Records that the disk refuses are kept in memory and tried again.
+    A thread writes, and another copies artifacts. Records that the disk refuses are kept in memory and tried again.
 
     Parameters
     ----------
     folder : Path
         Folder of the run's spool; created if it is missing.
     report : callable
-        Called with one line when the disk fails, and when it has recovered.
+        Called with one line when the disk fails, when it has recovered, and when a record is lost.
 
     Raises
     ------
@@ -55,8 +53,8 @@ class SpoolWriter:
         self._unwritten = b""
         self._unwritten_records = 0
         self._lost = 0
-        self._lost_artifacts = 0
         self._unsynced = False
+        self._why_lost = ""
         self._disk_error = ""
         self._wake = threading.Event()
         self._idle = threading.Event()
@@ -68,7 +66,7 @@ class SpoolWriter:
             self._file = os.open(folder / "records.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             if Spool(folder).torn():
                 self._unwritten = b"\n"  # end the record that was cut off: the next one needs a line of its own
-            self._artifacts = max((int(path.name[:6]) for path in (folder / "artifacts").glob("[0-9]*")), default=0)
+            self._copier = Copier(folder, self.put)
         except BusyError as busy:
             raise HouseError(
                 f"{folder}: {busy}, another training, writes to the record of this run. Wait until it ends, or "
@@ -79,7 +77,6 @@ class SpoolWriter:
                 f"{folder}: the record of the run cannot be written ({refused.strerror}). Set {keys.OUTPUT} or "
                 f"HOUSE_OUTPUT to another folder, or train without tracking: {keys.TRACKED}=False."
             ) from None
-        self._artifact_lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
         self._thread.start()
         self._closed = threading.Event()
@@ -91,60 +88,41 @@ class SpoolWriter:
         if os.getpid() == self._pid:  # workers of a data loader are forks without the writing thread
             self._queue.put(record)
 
-    def put_artifact(self, local: Path, path: str, copy: Callable[[Path, Path], Any] = shutil.copyfile) -> None:
-        """Copy a file into the spool, and record it under `path`, its name on the server.
-
-        Parameters
-        ----------
-        local : Path
-        path : str
-        copy : callable
-            Copies a file to a path.
-
-        Raises
-        ------
-        OSError
-            The file cannot be read or copied.
-        """
-        with self._artifact_lock:
-            self._artifacts += 1
-            name = f"artifacts/{self._artifacts:06d}{Path(path).suffix}"
-        try:
-            with whole(self.folder / name) as temporary:
-                copy(local, temporary)
-                with temporary.open("rb") as copied:
-                    digest = hashlib.file_digest(copied, "sha256").hexdigest()
-                    size = copied.tell()
-        except OSError:
-            self._lost_artifacts += 1
-            raise
-        self.put({"kind": "artifact", "path": path, "file": name, "size": size, "sha256": digest})
+    def put_artifact(self, local: Path, path: str, clean: Clean = iter, failed: Failed = lambda why: None) -> None:
+        """Copy a file into the spool, and record it under `path`, its name on the server; see `Copier.add`."""
+        if os.getpid() == self._pid:
+            self._copier.add(local, path, clean, failed)
 
     def flush(self, wait_s: float) -> bool:
-        """Wait up to `wait_s` until all records are on disk; return whether they are."""
+        """Wait up to `wait_s` for copies, and for the records; return whether all are on disk."""
         if self._closing:
             return not self._unwritten
-        self._idle.clear()
-        self._wake.set()
-        return self._idle.wait(wait_s) and not self._unwritten
+        copied = self._copier.wait(wait_s)
+        return self._written(wait_s) and copied
 
     def close(self, wait_s: float) -> None:
         """Write the remaining records, for `wait_s` at most, and release the spool."""
         if self._closing:
             return
-        written = self.flush(wait_s)
+        self._copier.close(wait_s)
+        if not self._written(wait_s):
+            self._lost += self._unwritten_records
         self._closing = True
         self._wake.set()
         self._thread.join(1.0)
         self._closed.set()
         self._syncing.join(wait_s)
-        lost = self._lost + (0 if written else self._unwritten_records)
-        if lost:
-            self._report(f"{self.folder}: {lost} records could not be written and are lost ({self._disk_error}).")
+        if self._lost:
+            self._report(f"{self.folder}: {self._lost} records could not be written and are lost ({self._why_lost}).")
         if not self._syncing.is_alive():  # a disk that hangs keeps the file until the process ends
             with suppress(OSError):
                 os.close(self._file)
         self._lock.release()
+
+    def _written(self, wait_s: float) -> bool:
+        self._idle.clear()
+        self._wake.set()
+        return self._idle.wait(wait_s) and not self._unwritten
 
     def _work(self) -> None:
         while not self._closing:
@@ -174,11 +152,23 @@ class SpoolWriter:
                 if record["kind"] == "terminal" and records and records[-1]["kind"] == "terminal":
                     record = {**record, "text": records.pop()["text"] + record["text"]}
                 records.append(record)
+        lines = [line for record in records if (line := self._line(record))]
         if len(self._unwritten) > KEEP_IN_MEMORY_BYTES:
-            self._lost += len(records)
+            self._lost += len(lines)
             return
-        self._unwritten += b"".join(map(encoded, records))
-        self._unwritten_records += len(records)
+        self._unwritten += b"".join(lines)
+        self._unwritten_records += len(lines)
+
+    def _line(self, record: dict[str, Any]) -> bytes:
+        """Return the line of a record; count and report one that JSON cannot hold."""
+        try:
+            return encoded(record)
+        except Exception as failure:  # it must not end this thread: all later records would be lost
+            if not self._lost:
+                self._report(f"{self.folder}: a record of {record['kind']} cannot be written and is lost ({failure}).")
+            self._lost += 1
+            self._why_lost = str(failure)
+            return b""
 
     def _write(self) -> None:
         try:
@@ -191,12 +181,12 @@ class SpoolWriter:
                     f"{self.folder}: cannot be written to ({refused.strerror or refused}). Records are kept in memory "
                     "until it can; training continues."
                 )
-            self._disk_error = refused.strerror or str(refused)
+            self._disk_error = self._why_lost = refused.strerror or str(refused)
             return
         self._unwritten_records = 0
         if self._disk_error:
             self._disk_error = ""
-            lost = [(self._lost, "record"), (self._lost_artifacts, "artifact")]
+            lost = [(self._lost, "record"), (self._copier.lost, "artifact")]
             what = " and ".join(counted(number, thing) for number, thing in lost if number)
             said = f"lost so far: {what}" if what else "no record was lost"
             self._report(f"{self.folder}: can be written to again; {said}.")

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -183,7 +184,10 @@ class Training:
 CALLBACKS = """
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from mlflow.entities import Param, RunTag
 
 
@@ -200,6 +204,10 @@ class Loud(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         odd = {"nan": float("nan"), "up": float("inf"), "down": float("-inf")}
         trainer.logger.log_metrics(odd, step=trainer.global_step)
+        held = {"numpy": np.float32(0.5), "torch": torch.tensor(0.5), "no number": "x", "rmse (K)": 1, "rmse [K]": 2}
+        trainer.logger.log_metrics(held, step=np.int64(trainer.global_step))
+        mlflow.log_metric("bare", torch.tensor(0.5), step=np.int64(trainer.global_step))
+        mlflow.delete_tag("t0")
 
 
 class Enough(pl.Callback):
@@ -488,6 +496,11 @@ def test_azure_in_trouble(outcome):
     assert ("tag", "t98") in found
     assert ("artifact", "absent.png") in found
     assert {"NaN", "Infinity", "-Infinity"} <= {row[1] for row in run["metrics"]}
+    steps = Counter(row[0].partition("-")[0] for row in run["metrics"])
+    assert {steps[name] for name in ("numpy", "torch", "bare")} == {STEPS}
+    assert steps["rmse _K_"] == 2 * STEPS
+    assert found["metric", "no number"]["why"] == f"{STEPS} values could not be recorded"
+    assert run["tags"]["t0"] == ""
     for secret in training.notes["secrets"]:
         assert training.files_with(secret) == []
 

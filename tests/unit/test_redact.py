@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from io import BytesIO
 from urllib.parse import quote
 
 import pytest
@@ -74,7 +74,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_a_value_with_the_name_of_a_secret_is_hidden_everywhere(name: str, tmp_path: Path) -> None:
+def test_a_value_with_the_name_of_a_secret_is_hidden_everywhere(name: str) -> None:
     of_variable = Redactor({name: S})
     for text in (S, quote(S, safe=""), f"a line with {S}, and more", json.dumps({"x": S})):
         assert S not in of_variable.text(text)
@@ -89,9 +89,7 @@ def test_a_value_with_the_name_of_a_secret_is_hidden_everywhere(name: str, tmp_p
         yaml.safe_dump({name: S}),
     ):
         assert S not in of_name.text(text), text
-        (tmp_path / "notes.rst").write_text(text)
-        of_name.copy(tmp_path / "notes.rst", tmp_path / "copy")
-        assert S not in (tmp_path / "copy").read_text()
+        assert S.encode() not in b"".join(of_name.pieces(BytesIO(text.encode())))
     assert S not in str(of_name.command([f"my.{name}={S}", f"+{name}='{S}'", f"--{name}", S, f"--{name}={S}"]))
 
 
@@ -166,20 +164,6 @@ def test_text_without_secrets_is_unchanged(words: list[str]) -> None:
 
 
 @given(content=st.binary(max_size=300))
-def test_binary_files_are_copied_as_they_are(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("binary")
-    (folder / "a").write_bytes(b"\x89PNG\0" + content)
-    Redactor({"DB_PASSWORD": "password"}).copy(folder / "a", folder / "b")
-    assert (folder / "b").read_bytes() == b"\x89PNG\0" + content
-
-
-@pytest.mark.parametrize(("mode", "wanted"), [(0o600, 0o600), (0o640, 0o640), (0o444, 0o644)])
-def test_who_may_not_read_a_file_may_not_read_its_copy(mode: int, wanted: int, tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        (tmp_path / "a.txt").write_text("text")
-        (tmp_path / "a.txt").chmod(mode)
-        Redactor({}).copy(tmp_path / "a.txt", tmp_path / "b.txt")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "b.txt").stat().st_mode & 0o777 == wanted
+def test_binary_files_are_copied_as_they_are(content: bytes) -> None:
+    content = b"\x89PNG\0" + content
+    assert b"".join(Redactor({"DB_PASSWORD": "password"}).pieces(BytesIO(content))) == content

@@ -213,14 +213,17 @@ def test_an_artifact_that_a_full_disk_refused_is_said_to_be_lost(writer, reporte
             raise OSError(28, "No space left on device")
         return really(descriptor, data)
 
-    def copy(source, target):
+    def refuse(source):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", write)
     writer.put({"kind": "params", "values": {"a": "1"}})
     assert not writer.flush(1)
-    with pytest.raises(OSError, match="No space left"):
-        writer.put_artifact(tmp_path, "a.png", copy)
+    (tmp_path / "a.png").write_bytes(b"picture")
+    said = []
+    writer.put_artifact(tmp_path / "a.png", "a.png", refuse, said.append)
+    assert not writer.flush(1)
+    assert said == ["No space left on device"]
     full.clear()
     assert writer.flush(5)
     assert reported[1:] == [f"{writer.folder}: can be written to again; lost so far: 1 artifact."]
@@ -255,6 +258,32 @@ def test_what_a_disk_never_takes_is_counted(tmp_path, reported, monkeypatch):
         writer.put({"kind": "params", "values": {}})
     writer.close(0.5)
     assert reported[-1].startswith(f"{tmp_path}: 3 records could not be written")
+
+
+def test_a_record_that_json_cannot_hold_is_counted_and_ends_nothing(writer, reported):
+    for value in (object(), 1j, 10**5000, {1: {2}}):
+        writer.put({"kind": "metrics", "rows": [["loss", value, 1, 1]]})
+    writer.put(START)
+    assert writer.flush(5)
+    assert data_of(writer.folder) == [START]
+    (line,) = reported
+    assert line.startswith(f"{writer.folder}: a record of metrics cannot be written and is lost (")
+    writer.close(1)
+    assert reported[1].startswith(f"{writer.folder}: 4 records could not be written and are lost (")
+
+
+@pytest.mark.parametrize(("mode", "wanted"), [(0o600, 0o600), (0o640, 0o640), (0o444, 0o644)])
+def test_who_may_not_read_a_file_may_not_read_its_copy(writer, mode, wanted, tmp_path):
+    before = os.umask(0o022)
+    try:
+        (tmp_path / "a.txt").write_text("text")
+        (tmp_path / "a.txt").chmod(mode)
+        writer.put_artifact(tmp_path / "a.txt", "a.txt")
+        assert writer.flush(5)
+    finally:
+        os.umask(before)
+    (copy,) = (writer.folder / "artifacts").iterdir()
+    assert copy.stat().st_mode & 0o777 == wanted
 
 
 def test_artifacts_are_copies_with_a_digest(writer, tmp_path):
@@ -313,6 +342,20 @@ def test_finding_spools(tmp_path):
     assert [each.run_id for each in find_spools(root / "checkpoint" / "b")] == ["b"]
     assert [each.run_id for each in find_spools(root / "logs" / "mlflow" / "spool" / "a")] == ["a"]
     assert find_spools(tmp_path / "nothing") == []
+
+
+def test_spools_behind_links_are_found_once(tmp_path):
+    (tmp_path / "scratch" / "mlflow" / "spool" / "a").mkdir(parents=True)
+    (tmp_path / "scratch" / "mlflow" / "spool" / "a" / "records.jsonl").touch()
+    (tmp_path / "scratch" / "checkpoint" / "a").mkdir(parents=True)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    (outputs / "logs").symlink_to(tmp_path / "scratch")
+    (outputs / "logs" / "again").symlink_to(outputs)  # a circle
+    (outputs / "checkpoint").symlink_to(tmp_path / "scratch" / "checkpoint")
+    (found,) = find_spools(outputs)
+    assert found.folder == outputs / "logs" / "mlflow" / "spool" / "a"
+    assert [each.folder for each in find_spools(outputs / "checkpoint" / "a")] == [found.folder]
 
 
 @pytest.mark.parametrize(

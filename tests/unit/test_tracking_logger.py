@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import os
+import threading
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
+import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from mlflow.entities import LoggedModelOutput
+from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from anemoi_house.tracking.limits import fit_key
 from anemoi_house.tracking.logger import AzureMLflowLogger, SpooledMLflowLogger
 from anemoi_house.tracking.metric_names import metric_name
 from anemoi_house.tracking.spool import Spool
@@ -72,6 +82,13 @@ def close(logger):
         ("val_data_mse_inner_ring_metric/data/sfc_2t/2", "val/mse_inner_ring/sfc_2t.step2"),
         ("val_data_mse_metric/data/sfc_2t_epoch", "val/mse/sfc_2t"),
         ("lr-AdamW", "learning_rate"),
+        ("lr-SGD", "lr-SGD"),
+        ("train_spectral_loss", "train_spectral_loss"),
+        ("val_data_mse_loss", "val_data_mse_loss"),
+        ("val_lam_mse_loss", "val_lam_mse_loss"),
+        ("val_lam_mse_metric/lam/t_850/1", "val_lam_mse_metric/lam/t_850/1"),
+        ("val_mse_metric/t_850/1", "val_mse_metric/t_850/1"),
+        ("val_multi_dataset_loss_epoch\n", "val_multi_dataset_loss_epoch\n"),
         ("system/cpu_utilization_percentage", "system/cpu_utilization_percentage"),
         ("mine", "mine"),
     ],
@@ -80,12 +97,39 @@ def test_names_of_metrics(stock, ours):
     assert metric_name(stock) == ours
 
 
+PARTS = st.sampled_from(
+    ["train", "val", "lr-", "data", "lam", "mse", "loss", "step", "_epoch", "metric", "/", "_", "1"]
+)
+
+
+@given(names=st.sets(st.lists(PARTS, min_size=1, max_size=9).map("".join) | st.text(), max_size=20))
+def test_names_other_than_those_of_the_stock_stay_apart(names):
+    for form in ("_step", "_epoch"):  # one metric of Lightning, in two forms
+        names -= {name + form for name in names}
+    recorded = {metric_name(name) for name in names}
+    assert len(recorded) == len(names)
+    assert len({fit_key("metric", name)[0] for name in recorded}) == len(names)
+
+
+@given(what=st.sampled_from(["metric", "param", "tag"]), name=st.text(max_size=300) | st.text("./\\ a", max_size=300))
+def test_every_name_becomes_one_that_mlflow_takes(what, name):
+    fitting, over = fit_key(what, name)
+    assert bool(over) == (fitting != name)
+    if what == "metric":
+        _validate_metric_name(fitting)
+    elif what == "param":
+        _validate_param_name(fitting)
+    else:
+        _validate_tag_name(fitting)
+    assert fit_key(what, fitting) == (fitting, [])
+
+
 def test_a_run_is_recorded(make):
     logger = make()
     logger.log_hyperparams(OmegaConf.create(CONFIG))
     logger.log_hyperparams({"config": CONFIG, "metadata": {"much": "more"}})  # Lightning's own call
-    logger.log_metrics({"train_x_loss_step": 0.5, "epoch": 0}, step=1)
-    logger.log_metrics({"train_x_loss_step": 0.25, "epoch": 0}, step=2)
+    logger.log_metrics({"train_multi_dataset_loss_step": 0.5, "epoch": 0}, step=1)
+    logger.log_metrics({"train_multi_dataset_loss_step": 0.25, "epoch": 0}, step=2)
     logger.log_metrics({"epoch": 0}, step=2)
     logger.finalize("success")
     (start,) = records(logger, "start")
@@ -127,12 +171,116 @@ def test_the_contract_of_the_stock_logger(make, tmp_path):
     )
 
 
+def test_only_what_repeats_a_value_is_recorded_once(make):
+    logger = make()
+    for value in (0.5, 0.5, np.float32(0.5), 0.25):
+        logger.log_metrics({"train_spectral_loss": value}, step=np.int64(1))
+    logger.log_metrics({"no step": 1})
+    logger.log_metrics({"no step": 2})
+    rows = [row[:2] for record in records(logger, "metrics") for row in record["rows"]]
+    assert rows == [["train_spectral_loss", 0.5], ["train_spectral_loss", 0.25], ["no step", 1.0], ["no step", 2.0]]
+
+
+def test_one_bad_value_leaves_the_others(make, caplog):
+    logger = make()
+    for step in range(3):
+        logger.log_metrics({"text": "no number", 5: 1, "loss": torch.tensor(0.5)}, step=step)
+    assert [[row[0] for row in record["rows"]] for record in records(logger, "metrics")] == [["5", "loss"]] * 3
+    close(logger)
+    assert "Tracking: 3 values of 1 metric could not be recorded; see over_limits.json." in caplog.messages
+
+
+def functions_of_mlflow(folder):
+    """Everything that a callback may call with MLflow alone."""
+    (folder / "a.txt").write_text("a")
+    figure = Figure()
+    mlflow.log_metric("bare", 1, step=3)
+    mlflow.log_metrics({"bare": np.float32(2)}, step=4)
+    mlflow.log_param("param", 1)
+    mlflow.log_params({"others": 2})
+    mlflow.set_tag("tag", 1)
+    mlflow.set_tags({"gone": 2})
+    mlflow.delete_tag("gone")
+    mlflow.log_artifact(str(folder / "a.txt"))
+    mlflow.log_artifacts(str(folder), "folder")
+    mlflow.log_text("text", "text.txt")
+    mlflow.log_dict({"a": 1}, "dict.json")
+    mlflow.log_figure(figure, "figure.png")
+    mlflow.log_image(np.zeros((4, 4, 3), np.uint8), "image.png")
+    mlflow.log_image(np.zeros((4, 4, 3), np.uint8), key="images", step=1)
+    for row in (1, 2):
+        mlflow.log_table({"row": [row]}, "table.json")
+    mlflow.log_stream(io.BytesIO(b"stream"), "stream.bin")
+    mlflow.log_input(mlflow.data.from_numpy(np.zeros(3), name="fields"))
+    mlflow.set_experiment("another")
+    mlflow.set_experiment_tag("a", "b")
+    mlflow.set_experiment_tags({"a": "b"})
+    mlflow.delete_experiment_tag("a")
+    mlflow.log_outputs([LoggedModelOutput("m", 1)])
+    assert mlflow.load_table("table.json").row.tolist() == [1, 2]
+    assert mlflow.active_run().info.run_id == mlflow.last_active_run().info.run_id
+    mlflow.get_run(mlflow.active_run().info.run_id)
+    mlflow.search_runs()
+    mlflow.get_artifact_uri("a.txt")
+    mlflow.flush_async_logging()
+    with mlflow.start_run(nested=True, run_name="nested", description="more"):
+        mlflow.log_metric("nested", 1)
+
+
+def test_mlflows_functions_log_to_the_run_of_the_training(make, tmp_path):
+    logger = make()
+    logger.log_system_metrics()
+    try:
+        functions_of_mlflow(tmp_path)
+        assert mlflow.active_run().info.run_id == logger.run_id
+        assert len([each for each in threading.enumerate() if each.name.startswith("SystemMetrics")]) == 1
+        mlflow.log_metric("asynchronous", 1, synchronous=False).wait()
+    finally:
+        mlflow.end_run()
+    with mlflow.start_run(run_id=logger.run_id):
+        mlflow.log_metric("by its id", 3)
+    assert records(logger, "end") == [], "the training goes on"
+    rows = {row[0]: row[1] for record in records(logger, "metrics") for row in record["rows"]}
+    assert rows == {"bare": 2.0, "nested": 1.0, "by its id": 3.0, "asynchronous": 1.0}
+    values = Spool(logger._store.writer.folder).summary()
+    assert (values.params, values.tags["tag"], values.tags["gone"]) == ({"param": "1", "others": "2"}, "1", "")
+    assert (values.name, values.tags["mlflow.note.content"]) == ("tnbd", "more")
+    names = {record["path"] for record in records(logger, "artifact")}
+    assert {"a.txt", "folder/a.txt", "text.txt", "dict.json", "figure.png", "image.png", "table.json"} <= names
+    logger.finalize("success")
+    assert [record["status"] for record in records(logger, "end")] == ["FINISHED"]
+
+
+def test_mlflows_functions_wait_for_no_server_on_other_ranks(make, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    make()
+    try:
+        mlflow.log_metric("bare", 1, step=3)
+        mlflow.log_text("text", "text.txt")
+        mlflow.log_table({"row": [1]}, "table.json")
+    finally:
+        mlflow.end_run()
+    assert not (tmp_path / "mlflow").exists()
+
+
+def test_repeated_failures_are_a_few_lines(make, caplog):
+    logger = make()
+    for step in range(150):
+        logger.experiment.log_metric(logger.run_id, "loss", "no number", step=step)
+        logger.log_metrics(step, step=step)
+    lines = [line for line in caplog.messages if "log_metrics failed and is skipped" in line]
+    assert len(lines) == 3
+    assert "(for the 100th time)" in lines[-1]
+    assert len([line for line in caplog.messages if "metric loss" in line]) == 1
+
+
 def test_nothing_fails(make, monkeypatch, caplog):
     logger = make()
     logger.log_metrics({"text": "no number"}, step=1)
     logger.experiment.log_artifact(logger.run_id, "absent.png")
     logger.experiment.log_param(logger.run_id, "bad\x00name", "1")
-    monkeypatch.setattr(logger._store, "log_rows", lambda rows: 1 / 0)
+    monkeypatch.setattr(logger._store, "log_rows", lambda rows, once: 1 / 0)
     logger.log_metrics({"loss": 1.0}, step=1)
     assert [line for line in caplog.messages if "log_metrics failed and is skipped: division by zero" in line]
     assert all("\n" not in line for line in caplog.messages if line.startswith("Tracking"))
