@@ -66,7 +66,7 @@ class Ledger:
         Number of refused rows of each metric.
     waiting : list of int
         Bytes at which the records of artifacts begin that could not be sent, while what follows them was.
-    anew : bool
+    from_start : bool
         Whether the run is sent again from its start: to a new run, if the server has lost the first or deleted it.
     in_doubt : bool
         Whether the server may lack anything before `offset`, so that it is asked about each row.
@@ -98,7 +98,7 @@ class Ledger:
     damaged: int = 0
     refused_rows: dict[str, int] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
-    anew: bool = False
+    from_start: bool = False
     in_doubt: bool = False
     error: dict[str, Any] | None = None
     updated: float = 0.0
@@ -127,10 +127,12 @@ class Ledger:
         if len(self.refused) < MOST_REFUSED:
             self.refused.append({"offset": offset, "what": what, "reason": reason})
 
-    def again(self, anew: bool = False) -> Ledger:
+    def again(self, from_start: bool = False) -> Ledger:
         """Return the ledger with which everything is sent again; what the server has is asked for, and left out."""
-        kept = {} if anew else {"run_id": self.run_id, "experiment_id": self.experiment_id, "lineage": self.lineage}
-        return Ledger(self.path, self.uri, anew=anew, in_doubt=True, **kept)  # type: ignore[arg-type]
+        kept = (
+            {} if from_start else {"run_id": self.run_id, "experiment_id": self.experiment_id, "lineage": self.lineage}
+        )
+        return Ledger(self.path, self.uri, from_start=from_start, in_doubt=True, **kept)  # type: ignore[arg-type]
 
     def fail(self, message: str) -> None:
         """Write a failure down."""

@@ -183,7 +183,7 @@ def _beats_again(path: Path) -> bool:
 
 
 def _last_beat(path: Path) -> int:
-    with path.open("rb") as lock:  # opened anew: NFS caches the times of open files
+    with path.open("rb") as lock:  # opened again: NFS caches the times of open files
         return os.fstat(lock.fileno()).st_mtime_ns
 
 

@@ -108,7 +108,7 @@ class ServerRun:
     def _adopt(self, start: Mapping[str, Any]) -> RemoteRun | None:
         """Return the run that the server had before the training began, such as that of a job in Azure ML."""
         run = self._server.run(start["server_run"]) if start.get("server_run") else None
-        if run is not None and run.deleted and self._ledger.anew:
+        if run is not None and run.deleted and self._ledger.from_start:
             return None
         if run is not None:
             self._existing(run)
@@ -139,7 +139,7 @@ class ServerRun:
         """Return the first of the runs with our tag, and discard further ones that we have created."""
         active = sorted((run for run in found if not run.deleted), key=_precedence)
         if not active:
-            return self._existing(found[0]) if found and not self._ledger.anew else None
+            return self._existing(found[0]) if found and not self._ledger.from_start else None
         for run in active[1:]:
             if self._ledger.creating and run.tags.get(CREATED_TAG) == self._ledger.creating:
                 self._server.discard(run.run_id)

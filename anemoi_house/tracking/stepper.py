@@ -102,7 +102,7 @@ class Stepper:
             try:
                 ledger = Ledger.of(self.spool, target["uri"])
                 if self._job.is_again(ledger):
-                    ledger.again(anew=self._job.from_start).write()
+                    ledger.again(from_start=self._job.from_start).write()
                 self.sender = Sender(self.spool, target["uri"], self._job.server(target))
             except BaseException:
                 self.close()
