@@ -44,6 +44,33 @@ def test_the_workspace_is_found_in_the_config_or_in_variables() -> None:
     assert check_settings(FULL, None, PRINCIPAL)["aml"]["workspace"] == "ws"
 
 
+def test_the_subscription_is_also_found_in_the_variable_of_the_azure_command_line() -> None:
+    environ = {**WORKSPACE, "AZURE_SUBSCRIPTION_ID": "other", **PRINCIPAL}
+    assert check_settings(None, None, environ)["uri"] == URI
+    del environ["AZUREML_ARM_SUBSCRIPTION"]
+    assert check_settings(None, None, environ)["uri"] == URI.replace("/sub/", "/other/")
+
+
+@pytest.mark.parametrize("place", ["config.json", ".azureml/config.json", "runs/here/config.json"])
+def test_a_config_json_names_the_workspace_after_config_and_variables(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "runs" / "here")
+    (tmp_path / "runs" / "config.json").write_text('{"model_type": "of another program"}')
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"subscription_id": "sub", "resource_group": "rg", "workspace_name": "ws"}')
+    assert check_settings(None, None, PRINCIPAL)["uri"] == URI
+    assert check_settings(None, {"workspace": "mine"}, PRINCIPAL)["uri"] == URI.replace("/ws", "/mine")
+    variables = {"AZUREML_ARM_RESOURCEGROUP": "theirs"} | PRINCIPAL
+    assert check_settings(None, None, variables)["uri"] == URI.replace("/rg/", "/theirs/")
+    for damaged in ("", "[1]", "{", '"workspace_name"'):
+        file.write_text(damaged)
+        with pytest.raises(HouseError, match=r"the workspace is not known\. Set aml_subscription_id .* config\.json"):
+            check_settings(None, None, PRINCIPAL)
+
+
 @pytest.mark.parametrize(
     ("uri", "aml", "environ", "named"),
     [

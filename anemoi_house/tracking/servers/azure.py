@@ -6,6 +6,7 @@ on a compute node; it is given our sign-in instead. Both packages are imported o
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 WORKSPACE = {
-    "subscription": ("aml_subscription_id", "AZUREML_ARM_SUBSCRIPTION"),
-    "resource_group": ("aml_resource_group", "AZUREML_ARM_RESOURCEGROUP"),
-    "workspace": ("aml_workspace_name", "AZUREML_ARM_WORKSPACE_NAME"),
+    "subscription": ("subscription_id", ("AZUREML_ARM_SUBSCRIPTION", "AZURE_SUBSCRIPTION_ID")),
+    "resource_group": ("resource_group", ("AZUREML_ARM_RESOURCEGROUP",)),
+    "workspace": ("workspace_name", ("AZUREML_ARM_WORKSPACE_NAME",)),
 }
-"""The names of a workspace: keys of the config, and the variables that replace them."""
+"""The names of a workspace: keys of `config.json` and, after `aml_`, of the config; and variables."""
+CONFIG_FILES = ("config.json", ".azureml/config.json")
+"""Files that name a workspace, as azureml-core and azure-ai-ml find them: here or in a directory above."""
 check_uri = check_no_password
 _PROVIDER = "providers/Microsoft.MachineLearningServices/workspaces"
 _SCOPE = re.compile(rf"/subscriptions/([^/]+)/resourceGroups/([^/]+)/{_PROVIDER}/([^/?]+)", re.IGNORECASE)
@@ -84,7 +87,8 @@ def check_settings(
     aml : mapping or None
         `subscription`, `resource_group`, `workspace`, `identity`.
     environ : mapping
-        Variables, for the names that are not given and for the sign-in.
+        Variables, for the names that are not given and for the sign-in. Names that are not there either come from a
+        `config.json` in the working directory or above it.
 
     Returns
     -------
@@ -106,15 +110,37 @@ def check_settings(
     if identity not in IDENTITIES:
         raise HouseError(f"identity: {identity!r} is not known. Give one of {', '.join(IDENTITIES)}.")
     _check_packages()
-    names = {key: given.get(key) or environ.get(variable) or None for key, (_, variable) in WORKSPACE.items()}
-    if tracking_uri:
-        names = dict(zip(names, _workspace(tracking_uri)))
-    elif missing := [f"{key} (or {variable})" for name, (key, variable) in WORKSPACE.items() if not names[name]]:
-        raise HouseError(f"Azure ML: the workspace is not known. Set {', '.join(missing)}.")
+    names = dict(zip(WORKSPACE, _workspace(tracking_uri))) if tracking_uri else _names(given, environ)
     if not _is_job(environ):
         check_sign_in(identity, environ)
     uri = tracking_uri or workspace_uri(names["subscription"], names["resource_group"], names["workspace"])
     return {"uri": uri, "aml": {**names, "identity": identity}}
+
+
+def _names(given: Mapping[str, str | None], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the names of a workspace: from the config, else from variables, else from a file."""
+    names = {
+        name: given.get(name) or next(filter(None, map(environ.get, variables)), None)
+        for name, (_, variables) in WORKSPACE.items()
+    }
+    if not all(names.values()):
+        from_file = _config_file(Path.cwd())
+        names = {name: value or from_file.get(WORKSPACE[name][0]) for name, value in names.items()}
+    if missing := [f"aml_{key} (or {or_[0]})" for name, (key, or_) in WORKSPACE.items() if not names[name]]:
+        raise HouseError(
+            f"Azure ML: the workspace is not known. Set {', '.join(missing)}, or put the workspace's config.json here."
+        )
+    return {name: str(value) for name, value in names.items()}
+
+
+def _config_file(folder: Path) -> dict[str, str]:
+    """Return the nearest file that names a workspace, from a directory upwards; empty if there is none."""
+    for path in (parent / name for parent in (folder, *folder.parents) for name in CONFIG_FILES):
+        with suppress(OSError, ValueError):  # a config.json of something else
+            content = json.loads(path.read_text())
+            if isinstance(content, dict) and "workspace_name" in content:
+                return content
+    return {}
 
 
 def workspace_uri(subscription: str | None, resource_group: str | None, workspace: str | None) -> str:

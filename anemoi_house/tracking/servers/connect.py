@@ -15,6 +15,14 @@ from anemoi_house.tracking.servers.base import Server, hide_secrets
 
 MODULES = {"http": "mlflow", "https": "mlflow", "sqlite": "mlflow", "azureml": "azure"}
 """Module of each scheme."""
+_BY_SERVER = "reach the database through a server: `mlflow server --backend-store-uri ADDRESS`, and give its http://"
+_OWN_SIGN_IN = "its sign-in and client are not supported: record into sqlite:///FILE, or send to an MLflow server"
+UNSUPPORTED = {
+    **dict.fromkeys(("postgresql", "mysql", "mssql"), _BY_SERVER),
+    "file": "MLflow keeps runs of folders for reading only: give sqlite:///FILE",
+    **dict.fromkeys(("databricks", "databricks-uc", "uc", "arn"), _OWN_SIGN_IN),
+}
+"""What to do in place of addresses that MLflow knows."""
 
 
 class Tracker(Protocol):
@@ -69,6 +77,10 @@ def connect(target: Mapping[str, Any]) -> Server:
 
 def _tracker(uri: str) -> Tracker:
     scheme = _scheme(uri)
+    if (known_to_mlflow := scheme.partition("+")[0]) in UNSUPPORTED:
+        raise HouseError(
+            f"tracking_uri: {hide_secrets(uri)}: {known_to_mlflow} is not supported; {UNSUPPORTED[known_to_mlflow]}."
+        )
     if scheme not in MODULES:
         problem = f"{scheme}:// is not known" if scheme else "has no scheme"
         known = ", ".join(f"{each}://" for each in MODULES)
@@ -77,4 +89,5 @@ def _tracker(uri: str) -> Tracker:
 
 
 def _scheme(uri: str) -> str:
-    return uri if uri in MODULES else urlsplit(uri).scheme  # `azureml` alone: the environment names the workspace
+    whole = uri in MODULES or uri in UNSUPPORTED  # `azureml` alone: the environment names the workspace
+    return uri if whole else urlsplit(uri).scheme
