@@ -63,19 +63,21 @@ def _dates_of(stage: str, config: DictConfig, datasets: Sequence[Any]) -> np.nda
     period = f"the period from {start or 'their start'} to {end or 'their end'}"
     if inside < 2:
         raise HouseError(f"{key}: {found} are in {period}. Set `start` and `end` to a period within the data.")
+    thinned = {} if frequency is None else {"frequency": frequency}
     try:
-        parts = [open_dataset(each, start=start, end=end, frequency=frequency) for each in datasets]
+        parts = [open_dataset(each, start=start, end=end, **thinned) for each in datasets]
+        step = parts[0].frequency
     except ValueError as error:
-        raise HouseError(f"{keys.FREQUENCY}: {frequency} is invalid: {first_line(error)}") from None
-    offsets = instantiate(keys.get(config, keys.TASK)).get_offsets(stage)
-    steps = [offset / parts[0].frequency for offset in offsets]
-    if any(step % 1 for step in steps):
+        raise HouseError(f"{keys.FREQUENCY}: {frequency} is invalid for {period}: {first_line(error)}") from None
+    offsets = instantiate(keys.get(config, keys.TASK)).get_offsets(mode=stage)
+    steps = [offset / step for offset in offsets]
+    if any(each % 1 for each in steps):
         raise HouseError(
             f"{keys.FREQUENCY}: {frequency} does not suit {keys.TASK}: a sample takes dates "
             f"{', '.join(f'{offset.total_seconds() / 3600:g} h' for offset in offsets)} from the start of a forecast."
         )
     missing = set().union(*(each.missing for each in parts))
-    if not len(get_usable_indices(missing, len(parts[0].dates), [int(step) for step in steps])):
+    if not len(get_usable_indices(missing, len(parts[0].dates), [int(each) for each in steps])):
         raise HouseError(
             f"{key}: {found} are in {period}, {len(missing)} of them missing. None begins a complete sample, which "
             f"takes {len(steps)} dates in a row. Choose a longer period."

@@ -48,7 +48,8 @@ def lacking_artifacts(server: Server, run_id: str, sizes: Mapping[str, int]) -> 
         had = server.sizes(run_id, folder)
         if had is not None:
             ours = {name: size for name, size in sizes.items() if name.rpartition("/")[0] == folder}
-            lacking += [name for name, size in ours.items() if had.get(name) != size]
+            # Some stores do not say how large a file is.
+            lacking += [name for name, size in ours.items() if name not in had or had[name] not in (size, None)]
     return lacking
 
 

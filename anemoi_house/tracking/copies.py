@@ -75,6 +75,7 @@ class Copier:
         self._number = max((int(path.name[:6]) for path in (folder / "artifacts").glob("[0-9]" * 6 + "*")), default=0)
         self._waiting: Queue[_Artifact] = Queue(_WAITING)
         self._current: _Artifact | None = None
+        self._full = False
         self.lost = 0
         self._thread = threading.Thread(target=self._work, name="artifacts", daemon=True)
         self._thread.start()
@@ -105,8 +106,11 @@ class Copier:
             with source:
                 source = io.BytesIO(source.read())
         try:
-            self._waiting.put(_Artifact(source, before, path, clean, failed), timeout=_WAIT_FOR_ROOM_S)
+            wait_s = 0 if self._full else _WAIT_FOR_ROOM_S  # a disk that hangs is waited for once
+            self._waiting.put(_Artifact(source, before, path, clean, failed), timeout=wait_s)
+            self._full = False
         except Full:
+            self._full = True
             source.close()
             raise OSError(errno.EAGAIN, f"{_WAITING} others wait for a slow disk") from None
 

@@ -70,7 +70,9 @@ def is_valid(data: dict[str, Any]) -> bool:
             case "artifact":
                 # A spool copied from elsewhere must not name other files of this machine.
                 folder, name = PurePosixPath(data["file"]).parts
-                return folder == "artifacts" and name != ".." and all(map(data.get, ("path", "sha256")))
+                texts = data["path"], data["sha256"]
+                whole = all(text and isinstance(text, str) for text in texts) and isinstance(data["size"], int)
+                return whole and folder == "artifacts" and name != ".."
             case "start":
                 names = data["run_name"], data["experiment"]
                 return "t" in data and all(name and isinstance(name, str) for name in names)

@@ -51,7 +51,9 @@ _RANDOM = re.compile(r"(?=[\w+/=.~!-]*[a-zA-Z])(?=[\w+/=.~!-]*\d)[\w+/=.~!%-]{12
 _NAME = r"(?<![\w.\-])-{0,2}(?P<name>[A-Za-z_][\w.\-]{0,99})"
 _NAMED = re.compile(rf"{_NAME}\\?[\"']?[ \t]*(?:=|:(?=[ \t\"'\[]))[ \t]*[\[(]?")
 _OPTION = re.compile(r"(?<![\w.\-])--(?P<name>[A-Za-z][\w.\-]{0,99})[ \t]+(?!-)")
-_QUOTED = r"\"(?P<double>(?:[^\"\\\n]|\\.)*)\"|'(?P<single>(?:[^'\\\n]|\\.)*)'"
+_IN_BRACES = re.compile(r"(?<=[{,])[ \t]*(?P<name>[A-Za-z_][\w.\-]{0,99}):")
+"""As in Hydra's overrides: `{user:me,password:...}`."""
+_QUOTED = r"[bruf]{0,2}\"(?P<double>(?:[^\"\\\n]|\\.)*)\"|[bruf]{0,2}'(?P<single>(?:[^'\\\n]|\\.)*)'"
 _PLAIN = r"(?:[^\s\"'<>&;,}\])]|[&;](?![\w.%-]+=)|[,}\])](?![\s,}\])]|$))+"
 _VALUE = re.compile(rf"{_QUOTED}|(?P<plain>{_PLAIN})", re.MULTILINE)
 _LINE = re.compile(
@@ -60,9 +62,9 @@ _LINE = re.compile(
 )
 _USER = rf"\1{HIDDEN}@"
 _SHAPES = (
+    (re.compile(r"(\w://)[^/\s:@'\"<>]{0,99}:[^\s'\"<>]{0,300}@"), _USER),
     # The user of an address, of which the password may have slashes; the containers of Azure's storage are no users.
     (re.compile(r"(?<![\w+.-])((?!abfss?:|wasbs?:|(?:git\+)?ssh:|sftp:)[\w+.-]{1,20}://)[^/\s'\"<>]+@"), _USER),
-    (re.compile(r"(\w://)[^/\s:@'\"<>]{0,99}:[^\s'\"<>]{0,300}@"), _USER),
     (re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END|\Z)", re.DOTALL), rf"\1{HIDDEN}\2"),
     (re.compile(r"^[ \t]*(?=\S*[a-z])(?=\S*[A-Z])(?=\S*[+/\d])[A-Za-z0-9+/]{64}[ \t]*$", re.MULTILINE), HIDDEN),
     (re.compile(r"\b(Bearer|Basic|Token)\s+[\w.~+/=-]{16,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
@@ -146,7 +148,9 @@ class Redactor:
         for pattern, instead in _SHAPES:
             text = pattern.sub(instead, text)
         text = _LINE.sub(_without_line, text)
-        return _without_values(_OPTION, _without_values(_NAMED, text))
+        for pattern in (_NAMED, _IN_BRACES, _OPTION):
+            text = _without_values(pattern, text)
+        return text
 
     def settings(self, settings: Any, name: str = "") -> Any:
         """Return nested settings without secrets, also those that only their names tell."""

@@ -26,7 +26,7 @@ from anemoi_house.tracking.server_run import ServerRun
 from anemoi_house.tracking.servers.base import RUN_TAG, MetricPoint, Server
 from anemoi_house.tracking.servers.failures import RefusedError, ServerError, UnavailableError, one_line
 from anemoi_house.tracking.spool import Spool
-from anemoi_house.tracking.terminal_log import TerminalLog
+from anemoi_house.tracking.terminal_log import WHOLE, TerminalLog
 from anemoi_house.tracking.uploads import Uploads, fitting
 
 QUIET_S = 1.0
@@ -34,6 +34,8 @@ QUIET_S = 1.0
 HOPELESS = 3
 """Refusals of single points after which others like them are no longer tried one by one."""
 OVER = "over_limits.json"
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 600.0
+"""Pauses between attempts to send artifacts that wait, while a training still runs: each is twice the one before."""
 _METRICS = b'{"kind":"metrics"'
 
 
@@ -69,6 +71,7 @@ class Sender:
         self._refusals: Counter[tuple[str, bool]] = Counter()
         self._suspected: set[tuple[int, str]] = set()
         self._newest: dict[str, int] = {}
+        self._waiting_until, self._waiting_pause_s = 0.0, FIRST_WAIT_S
         self._send_kind: dict[str, Callable[[Batch], None]] = {
             "start": self._send_start,
             "metrics": self._send_metrics,
@@ -109,7 +112,7 @@ class Sender:
             if isinstance(failure, HouseError) and not self.outdated:
                 self.ledger.fail(one_line(str(failure)))
             raise
-        if self.ledger.error is not None:
+        if self.ledger.error is not None and not self.ledger.waiting:
             self.ledger.error = None
             self.ledger.write()
         return busy
@@ -147,7 +150,8 @@ class Sender:
         quiet = time.time() - self.spool.records_path.stat().st_mtime > QUIET_S
         if alive and not (self.ledger.session_end and quiet):
             self._send_terminal(final=False)
-            self._send_waiting()
+            if time.monotonic() >= self._waiting_until:
+                self._send_waiting()
             return False
         end = self.ledger.session_end or {"status": "KILLED", "t": self.ledger.last or self.spool.start()["t"]}
         self._finish(end["status"], end["t"], self.ledger.offset)
@@ -179,8 +183,9 @@ class Sender:
             f"{self.server.name} accepted everything, but does not have all of it ({lacking})",
             attempts=1 if self.ledger.in_doubt else 2,
         )
-        self.ledger.again().fail(str(failure))
-        self.outdated = True
+        if not self.ledger.in_doubt:  # otherwise everything was sent again, and asked about row by row
+            self.ledger.again().fail(str(failure))
+            self.outdated = True
         raise failure
 
     def _sizes(self) -> dict[str, int]:
@@ -192,6 +197,8 @@ class Sender:
                 found[fitting(data["path"])] = data["size"]
                 if record.begin in self.ledger.refused_at:
                     del found[fitting(data["path"])]
+        for own in (OVER, WHOLE):  # ours replaces a file of the same name
+            found.pop(own, None)
         return found
 
     # Kinds of records
@@ -339,7 +346,9 @@ class Sender:
             self.ledger.write()
             if failed == HOPELESS:
                 break
+        self._waiting_pause_s = min(2 * self._waiting_pause_s, LONGEST_WAIT_S) if failure else FIRST_WAIT_S
         if failure is not None:
+            self._waiting_until = time.monotonic() + self._waiting_pause_s
             raise failure
 
     def _upload(self, data: Mapping[str, Any], begin: int) -> None:

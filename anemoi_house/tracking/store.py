@@ -104,7 +104,7 @@ class SpoolStore(AbstractStore):
         self._warned: Counter[str] = Counter()
         self._keys: dict[str, str] = {}
         self._step: int | None = None
-        self._at_step: list[tuple[Any, ...]] = []
+        self._at_step: set[tuple[Any, ...]] = set()
         self._started = 0
         self._unrecorded: Counter[str] = Counter()
         self.lacks = ""
@@ -165,11 +165,10 @@ class SpoolStore(AbstractStore):
 
     def _without_repetitions(self, rows: list[tuple[Any, ...]], step: int) -> list[tuple[Any, ...]]:
         if step != self._step:
-            self._step, self._at_step = step, rows
+            self._step, self._at_step = step, {row[:2] for row in rows}
             return rows
-        seen = {row[:2] for row in self._at_step}
-        new = [row for row in rows if row[:2] not in seen]
-        self._at_step = self._at_step + new
+        new = [row for row in rows if row[:2] not in self._at_step]
+        self._at_step.update(row[:2] for row in new)
         return new
 
     def _key(self, given: str) -> str:

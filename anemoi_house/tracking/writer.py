@@ -114,7 +114,7 @@ class SpoolWriter:
         self._syncing.join(wait_s)
         if self._lost:
             self._report(f"{self.folder}: {self._lost} records could not be written and are lost ({self._why_lost}).")
-        if not self._syncing.is_alive():  # a disk that hangs keeps the file until the process ends
+        if not (self._thread.is_alive() or self._syncing.is_alive()):  # a disk that hangs keeps the file open
             with suppress(OSError):
                 os.close(self._file)
         self._lock.release()

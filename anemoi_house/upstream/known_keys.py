@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -15,9 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from anemoi_house.errors import HouseError
 from anemoi_house.shipped import config_folder
 from anemoi_house.upstream import keys
-
-_INTERPOLATION = re.compile(r"\$\{([^$]*)\}")
-_REFERENCE = re.compile(r"[\w.]*\w")
 
 
 def check_running(config: DictConfig) -> None:
@@ -38,14 +35,15 @@ def check_running(config: DictConfig) -> None:
     if HydraConfig.initialized() and any(_unread(OmegaConf.to_container(config, resolve=False))):
         running = HydraConfig.get()
         loader = GlobalHydra.instance().config_loader()
-        check_keys(loader.load_configuration(running.job.config_name, list(running.overrides.task), RunMode.RUN))
+        overrides = [*running.overrides.hydra, *running.overrides.task]
+        check_keys(loader.load_configuration(running.job.config_name, overrides, RunMode.RUN))
 
 
 def check_keys(config: DictConfig) -> None:
     """Refuse keys that are neither anemoi's nor ours, and that no other setting refers to.
 
-    A key of a user's own for interpolations, such as a list of variables, is valid. Blocks that are passed on to a
-    function or class, such as `dataset_config`, are left to it.
+    A key of a user's own for interpolations, such as a list of variables, is valid, and so is one that begins with `_`.
+    Blocks that are passed on to a function or class, such as `dataset_config`, are left to it.
 
     Parameters
     ----------
@@ -63,15 +61,17 @@ def check_keys(config: DictConfig) -> None:
 
 def _unread(config: Any) -> Iterator[tuple[str, str, frozenset[str]]]:
     """Yield block, name and known names of each key that nothing reads."""
-    references: set[str] | None = None
+    texts: list[str] | None = None
     for block in keys.OPEN_BLOCKS:
         found = keys.get(config, block)
         if not isinstance(found, Mapping) or "_target_" in found:
             continue
-        for name in found.keys() - _known(block):
-            references = _references(config) if references is None else references
-            if not _is_referenced(f"{block}.{name}", references):
-                yield block, str(name), _known(block)
+        if block == keys.DATASETS and keys.get(config, keys.NESTED) is None:
+            continue  # names of a user's own, for datasets of another kind
+        for name in map(str, found.keys() - _known(block)):
+            texts = list(_interpolated(config)) if texts is None else texts
+            if not name.startswith("_") and not _is_referenced(block, name, texts):
+                yield block, name, _known(block)
 
 
 def _message(block: str, name: str, known: frozenset[str]) -> str:
@@ -80,23 +80,20 @@ def _message(block: str, name: str, known: frozenset[str]) -> str:
     return f"{block}.{name}: nothing reads this key. {way_out}"
 
 
-def _references(config: Any) -> set[str]:
-    """Return what the interpolations of an unresolved config refer to: dotted keys, also relative ones."""
-    if isinstance(config, Mapping):
-        return set().union(*map(_references, config.values()))
-    if isinstance(config, list):
-        return set().union(*map(_references, config))
-    if not isinstance(config, str):
-        return set()
-    return {key for inner in _INTERPOLATION.findall(config) for key in _REFERENCE.findall(inner)}
+def _interpolated(config: Any) -> Iterator[str]:
+    """Yield the texts of an unresolved config that hold an interpolation."""
+    if isinstance(config, Mapping | list):
+        for value in config.values() if isinstance(config, Mapping) else config:
+            yield from _interpolated(value)
+    elif isinstance(config, str) and "${" in config:
+        yield config
 
 
-def _is_referenced(key: str, references: set[str]) -> bool:
-    name = key.rpartition(".")[2]
-    return any(
-        f"{one}.".startswith((f"{key}.", f"..{name}")) or (one.startswith(".") and name in one.split("."))
-        for one in references
-    )
+def _is_referenced(block: str, name: str, texts: Iterable[str]) -> bool:
+    """Return True if a text refers to a key: `block.name`, `block[name]`, `..name`, or `block.${...}`."""
+    parent, key = re.escape(block.rpartition(".")[2]), re.escape(name)
+    pattern = re.compile(rf"(?:\b{parent}|[.{{:,])[.\[](?:['\"]?{key}(?![\w-])|\$\{{)")
+    return any(map(pattern.search, texts))
 
 
 @cache

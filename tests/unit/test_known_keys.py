@@ -85,9 +85,25 @@ def test_a_key_in_a_config_of_the_users_own_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "reference",
-    ["${data.surface}", "${.....surface}", "${oc.dict.values:data.surface}", "${data.surface.0}"],
+    [
+        "${data.surface}",
+        "${.....surface}",
+        "${oc.dict.values:data.surface}",
+        "${data.surface.0}",
+        "${data[surface]}",
+        "${oc.select:data.surface,${data.frequency}}",
+        "${data.${data.frequency}}",
+    ],
 )
 def test_a_key_that_another_setting_refers_to_is_valid(reference: str) -> None:
     composed(
         "tnbd", None, ["+data.surface=[u80]", f"data.datasets.data.processors.normalizer.config.max='{reference}'"]
     )
+
+
+def test_a_key_that_only_a_users_own_code_reads_begins_with_an_underscore() -> None:
+    composed("tnbd", None, ["+data._mine=[u80]"])
+
+
+def test_datasets_of_a_config_that_is_not_nested_have_names_of_their_own() -> None:
+    composed("tnbd", None, ["+system.input.dataset.era5=here", "dataloader.nested=null"])

@@ -76,8 +76,12 @@ def test_periods_that_fit_pass_without_a_word(data: tuple[Path, Path], caplog: p
         ({f"{TRAINING}start": "2020-01-05", f"{TRAINING}end": "2020-01-03"}, "0 of the 40 dates"),
         ({f"{TRAINING}end": "2020-01-01T06:00:00"}, "2 of the 40 dates .* takes 3 dates in a row"),
         ({"task__rollout__start": 50, "task__rollout__maximum": 50}, "None begins a complete sample.* takes 52 dates"),
-        ({"data__frequency": "4h"}, r"data\.frequency: 4h is invalid: .* not a multiple"),
+        ({"data__frequency": "4h"}, r"data\.frequency: 4h is invalid for .* not a multiple"),
         ({"data__frequency": "12h"}, r"data\.frequency: 12h does not suit task"),
+        (
+            {"data__frequency": "24h", f"{TRAINING}end": "2020-01-01"},
+            r"data\.frequency: 24h is invalid for the period from their start to 2020-01-01: .* less than two dates",
+        ),
         (
             {"training__metrics__datasets__data": ["gh_50"]},
             r"datasets\.data: 'gh_50' .* Did you mean gh_500\?",
@@ -109,6 +113,11 @@ def test_shared_dates_are_counted_in_a_warning(data: tuple[Path, Path], caplog: 
     with caplog.at_level(logging.WARNING):
         check_use_of_data(config_of(data, **settings))
     assert "share 8 dates, from 2020-01-05T00 to 2020-01-06T18" in caplog.text
+
+
+def test_tasks_of_anemoi_and_a_frequency_that_is_not_set(data: tuple[Path, Path]) -> None:
+    task = {"_target_": "anemoi.training.tasks.Autoencoder"}
+    check_use_of_data(config_of(data, **APART, task=task, data__frequency=None))
 
 
 @pytest.mark.parametrize(
