@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -611,6 +613,61 @@ def test_what_was_accepted_and_is_not_there_is_sent_again(
         assert only(memory).artifacts == {"a.png": b"a"}
     else:
         assert ignored & set(range(31, 70))  # also the second time
+
+
+def test_a_server_that_never_has_everything_gets_it_twice_and_not_for_ever(tmp_path: Path) -> None:
+    spool = write_spool(tmp_path / "run", [start(), metrics(("a", 1.0, 0), ("a", 2.0, 1)), end()])
+    sent = []
+
+    class Forgetful(MemoryServer):
+        def log_metrics(self, run_id: str, points: Any) -> None:
+            sent.append(len(points))
+            if kept := [point for point in points if point.step != 1]:
+                super().log_metrics(run_id, kept)
+
+    ledger_path(spool, URI).parent.mkdir()
+    server, outdated = Forgetful(Memory(), True), []
+    sender = Sender(spool, URI, server)
+    for _ in range(5):
+        with pytest.raises(UnavailableError, match="does not have all of it"):
+            advance_to_the_end(sender)
+        outdated.append(sender.outdated)
+        if sender.outdated:
+            sender = Sender(spool, URI, server)
+    assert outdated == [True, False, False, False, False]
+    assert len(sent) == 2
+    assert not Pending(spool).complete
+
+
+def test_artifacts_that_wait_are_tried_with_growing_pauses_while_metrics_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anemoi_house.tracking import sender as senders
+
+    now, tries = [0.0], []
+    monkeypatch.setattr(senders.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Spool, "writer_alive", lambda self: True)
+
+    class NoStore(MemoryServer):
+        def upload(self, run_id: str, local: Path, name: str) -> None:
+            tries.append(now[0])
+            raise UnavailableError("the store is away")
+
+    spool = write_spool(tmp_path / "run", [start(), artifact("a.png", "a")])
+    ledger_path(spool, URI).parent.mkdir()
+    memory = Memory()
+    sender = Sender(spool, URI, NoStore(memory, True))
+    for second in range(100):
+        now[0] = float(second)
+        with (spool.folder / "records.jsonl").open("a") as file:
+            file.write(json.dumps(metrics(("a", 1.0, second))) + "\n")
+        with suppress(UnavailableError):
+            while sender.advance():
+                pass
+    pauses = np.diff(tries[1:])
+    assert list(pauses) == sorted(pauses)
+    assert len(tries) < 10
+    assert len(had_rows(only(memory))) == 100
 
 
 @settings(max_examples=200, deadline=None)
