@@ -5,8 +5,8 @@ reader has by then: sample data, files that the pages show, a trained run. So Hy
 are found as in a user's process.
 
 Trainings are composed, resolved and validated but not run; other tests run them. The published experiments get
-the tiny sample data instead of a user's, and a smaller trim if theirs would leave nothing of a LAM of 26 x 44
-points: keys and values are tested, not sizes.
+the tiny sample data instead of a user's, with their periods, and a smaller trim if theirs would leave nothing of a LAM
+of 26 x 44 points: keys and values are tested, not sizes.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ FENCE = re.compile(r"^(`{3,})(\S*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
 SHOWN_FILE = re.compile(r"# (\S+\.(?:py|ya?ml|toml))\n")
 
 PUBLISHED = ("mmgt", "nbd", "tnbd", "tnbd_covering")
+SAMPLE_PERIODS = [
+    f"dataloader.{stage}.datasets.data.{key}={date}"
+    for stage, dates in (("training", ("2020-01-01", "2020-01-25")), ("validation", ("2020-01-26", "2020-01-30")))
+    for key, date in zip(("start", "end"), dates)
+]
 TINY_TRIM = "dataloader.trim=[2,2,2,2]"
 RUN_ID = "RUN_ID"
 # The user's own package, as if it were installed.
@@ -172,6 +177,8 @@ class Workshop:
         trimmed = named[0].startswith("tnbd") and not named[0].endswith("_sample")
         if trimmed and not any(word.startswith("dataloader.trim=") and "[15" not in word for word in overrides):
             overrides = [*(word for word in overrides if not word.startswith("dataloader.trim=")), TINY_TRIM]
+        if not named[0].endswith("_sample"):
+            overrides += SAMPLE_PERIODS  # the last of several overrides of a key counts
         with initialize(version_base=None):
             config = compose(named[0], overrides=overrides)
         assert config.config_validation
