@@ -71,6 +71,7 @@ class Sender:
         self._refusals: Counter[tuple[str, bool]] = Counter()
         self._suspected: set[tuple[int, str]] = set()
         self._newest: dict[str, int] = {}
+        self._lacking: UnavailableError | None = None
         self._waiting_until, self._waiting_pause_s = 0.0, FIRST_WAIT_S
         self._send_kind: dict[str, Callable[[Batch], None]] = {
             "start": self._send_start,
@@ -109,7 +110,7 @@ class Sender:
                 busy = True
         except BaseException as failure:
             self._batches.restart()
-            if isinstance(failure, HouseError) and not self.outdated:
+            if isinstance(failure, HouseError) and failure is not self._lacking:
                 self.ledger.fail(one_line(str(failure)))
             raise
         if self.ledger.error is not None and not self.ledger.waiting:
@@ -183,9 +184,9 @@ class Sender:
             f"{self.server.name} accepted everything, but does not have all of it ({lacking})",
             attempts=1 if self.ledger.in_doubt else 2,
         )
-        if not self.ledger.in_doubt:  # otherwise everything was sent again, and asked about row by row
-            self.ledger.again().fail(str(failure))
-            self.outdated = True
+        self.outdated = not self.ledger.in_doubt  # this process sends everything again once, the next one too
+        self._lacking = failure
+        self.ledger.again().fail(str(failure))
         raise failure
 
     def _sizes(self) -> dict[str, int]:
