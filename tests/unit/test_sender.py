@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -645,7 +647,7 @@ def test_artifacts_that_wait_are_tried_with_growing_pauses_while_metrics_pass(
     from anemoi_house.tracking import sender as senders
 
     now, tries = [0.0], []
-    monkeypatch.setattr(senders.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(senders, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     monkeypatch.setattr(Spool, "writer_alive", lambda self: True)
 
     class NoStore(MemoryServer):
