@@ -27,7 +27,7 @@ from anemoi_house.tracking.servers.base import RUN_TAG, MetricPoint, Server
 from anemoi_house.tracking.servers.failures import RefusedError, ServerError, UnavailableError, one_line
 from anemoi_house.tracking.spool import Spool
 from anemoi_house.tracking.terminal_log import WHOLE, TerminalLog
-from anemoi_house.tracking.uploads import Uploads, fitting
+from anemoi_house.tracking.uploads import Uploads, fitting, problem_with
 
 QUIET_S = 1.0
 """Silence after an `end` that shows that nothing follows it."""
@@ -194,7 +194,7 @@ class Sender:
         found: dict[str, int] = {}
         for record in self.spool.records():
             data = record.data
-            if data and data["kind"] == "artifact" and is_valid(data) and not self._problem_with(data):
+            if data and data["kind"] == "artifact" and is_valid(data) and not problem_with(self.spool.folder, data):
                 found[fitting(data["path"])] = data["size"]
                 if record.begin in self.ledger.refused_at:
                     del found[fitting(data["path"])]
@@ -327,7 +327,7 @@ class Sender:
                 return
             except UnavailableError:
                 self._run.check()  # fails if the server takes nothing
-        if not self._problem_with(data):
+        if not problem_with(self.spool.folder, data):
             self._newest[f"artifact {data['path']}"] = batch.begin
         self.ledger.waiting.append(batch.begin)
 
@@ -356,7 +356,7 @@ class Sender:
         label = f"artifact {data['path']}"
         if self.server.overwrites and not self._is_newest(label, begin):
             return
-        if problem := self._problem_with(data):
+        if problem := problem_with(self.spool.folder, data):
             self.ledger.refuse(begin, label, problem)
             return
         try:
@@ -365,14 +365,6 @@ class Sender:
             self._run.check()
             self.ledger.refuse(begin, label, str(refused))
             self.ledger.refused_at.append(begin)
-
-    def _problem_with(self, data: Mapping[str, Any]) -> str:
-        """Return what is wrong with the file of an artifact; empty if nothing is."""
-        try:
-            size = (self.spool.folder / data["file"]).stat().st_size
-        except OSError as missing:
-            return f"{data['file']}: {missing.strerror}"
-        return "" if size == data["size"] else f"{data['file']} is damaged"
 
     def _collect_terminal(self, batch: Batch) -> None:
         for data in batch.records:
@@ -437,7 +429,7 @@ class Sender:
                 self._over.append(data)
             case "tags":
                 self._newest.update({f"tag {key}": begin for key in data["values"]})
-            case "artifact" if is_valid(data) and not self._problem_with(data):
+            case "artifact" if is_valid(data) and not problem_with(self.spool.folder, data):
                 self._newest[f"artifact {data['path']}"] = begin
                 self._uploads.versions[fitting(data["path"])] += sent
 

@@ -6,9 +6,10 @@ import hashlib
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from anemoi_house.tracking.servers.base import Server
 from anemoi_house.tracking.servers.failures import ExistsError
@@ -94,3 +95,12 @@ def as_file(content: bytes) -> Iterator[Path]:
         file.write(content)
         file.flush()
         yield Path(file.name)
+
+
+def problem_with(folder: Path, artifact: Mapping[str, Any]) -> str:
+    """Return what is wrong with the file of an artifact's record, in the folder of a spool; empty if nothing is."""
+    try:
+        size = (folder / artifact["file"]).stat().st_size
+    except OSError as missing:
+        return f"{artifact['file']}: {missing.strerror}"
+    return "" if size == artifact["size"] else f"{artifact['file']} is damaged"

@@ -28,7 +28,7 @@ def composed(config_name: str, config_path: Path | None, overrides: Sequence[str
     Raises
     ------
     HouseError
-        If there is no such config, it cannot be composed with these overrides, or it has a key that nothing reads.
+        If the config does not exist, cannot be composed with these overrides, or has a key that nothing reads.
     """
     from hydra import compose, initialize, initialize_config_dir
     from hydra.errors import HydraException, MissingConfigException
